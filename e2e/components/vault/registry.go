@@ -1,0 +1,49 @@
+package main
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// registry tells Vault's plugin catalogue which plugins are built in; a mount panics without one.
+type registry map[consts.PluginType]map[string]logical.Factory
+
+func newRegistry(engines, methods map[string]logical.Factory) registry {
+	return registry{consts.PluginTypeSecrets: engines, consts.PluginTypeCredential: methods}
+}
+
+func (r registry) find(name string, kind consts.PluginType) (logical.Factory, bool) {
+	if kind != consts.PluginTypeUnknown {
+		factory, ok := r[kind][name]
+		return factory, ok
+	}
+	for _, plugins := range r {
+		if factory, ok := plugins[name]; ok {
+			return factory, true
+		}
+	}
+	return nil, false
+}
+
+func (r registry) Get(name string, kind consts.PluginType) (func() (any, error), bool) {
+	factory, ok := r.find(name, kind)
+	return func() (any, error) { return factory, nil }, ok
+}
+
+func (r registry) Contains(name string, kind consts.PluginType) bool {
+	_, ok := r.find(name, kind)
+	return ok
+}
+
+func (r registry) Keys(kind consts.PluginType) []string {
+	return slices.Sorted(maps.Keys(r[kind]))
+}
+
+func (r registry) DeprecationStatus(name string, kind consts.PluginType) (consts.DeprecationStatus, bool) {
+	return consts.Supported, r.Contains(name, kind)
+}
+
+func (registry) IsBuiltinEntPlugin(string, consts.PluginType) bool { return false }

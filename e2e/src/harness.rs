@@ -1,0 +1,208 @@
+//! One set of real components for a test binary, and what tests do with it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::ApiResource;
+use kube::{Client, Config};
+use tokio::sync::OnceCell;
+
+use crate::components;
+use crate::control_plane::{ControlPlane, kubeconfig};
+use crate::operator::{Operator, OperatorOptions};
+use crate::vault::Vault;
+
+/// The folder of the checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the checkout")
+}
+
+/// Everything that runs.
+pub struct Harness {
+    /// The cluster.
+    pub control_plane: ControlPlane,
+    /// The Vault.
+    pub vault: Vault,
+    /// The operator's binary.
+    pub binary: PathBuf,
+    /// Where everything lies.
+    pub folder: tempfile::TempDir,
+}
+
+impl Harness {
+    /// Starts a control plane and a Vault, and finds or builds all binaries.
+    ///
+    /// # Errors
+    /// A sentence that says what is missing and what to do.
+    pub fn start(release: bool, say: &dyn Fn(&str)) -> Result<Self, String> {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::Builder::new().prefix("lockstep-").tempdir().map_err(|e| e.to_string())?;
+        let control_plane = ControlPlane::start(&folder.path().join("control-plane"), say)?;
+        let vault = Vault::start(&folder.path().join("vault"), say)?;
+        let binary = components::operator(release)?;
+        Ok(Self { control_plane, vault, binary, folder })
+    }
+
+    /// A client with all rights.
+    pub async fn client(&self) -> Client {
+        client(&self.control_plane.kubeconfig).await
+    }
+
+    /// Installs CRDs and RBAC, and gives a kubeconfig of the operator's service account.
+    pub async fn install(&self, client: &Client) -> PathBuf {
+        create_namespace(client, "lockstep-system").await;
+        apply_file(client, &root().join("config/crd/crds.yaml")).await;
+        apply_file(client, &root().join("config/rbac/rbac.yaml")).await;
+        wait_for_crds(client).await;
+        let user = service_account_token(client, "lockstep-system", "lockstep").await;
+        let text = kubeconfig(&self.control_plane.url, &self.control_plane.ca, &format!("token: {user}"));
+        let path = self.folder.path().join("operator.kubeconfig");
+        std::fs::write(&path, text).expect("a kubeconfig can be written");
+        path
+    }
+
+    /// Starts an operator.
+    pub fn operator(&self, options: &OperatorOptions) -> Operator {
+        let kubeconfig = self.folder.path().join("operator.kubeconfig");
+        Operator::start(&self.binary, &kubeconfig, self.folder.path(), options)
+    }
+}
+
+/// A client for a kubeconfig.
+pub async fn client(kubeconfig: &Path) -> Client {
+    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
+    let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
+    Client::try_from(config).expect("a client")
+}
+
+/// Makes a namespace, unless it is there.
+pub async fn create_namespace(client: &Client, name: &str) {
+    let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    let api: Api<Namespace> = Api::all(client.clone());
+    api.patch(name, &PatchParams::apply("e2e"), &Patch::Apply(&namespace)).await.expect("a namespace");
+}
+
+/// A token of a service account for the API server.
+pub async fn service_account_token(client: &Client, namespace: &str, name: &str) -> String {
+    let spec = TokenRequestSpec { audiences: Some(vec![]), expiration_seconds: Some(86_400), bound_object_ref: None };
+    let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
+    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let answer = api.create_token_request(name, &PostParams::default(), &request).await.expect("a token");
+    answer.status.and_then(|s| s.token).expect("a token")
+}
+
+/// Applies every document of a YAML file, server-side.
+pub async fn apply_file(client: &Client, path: &Path) {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    for object in documents(&text) {
+        apply(client, None, object).await.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+}
+
+/// The documents of a YAML stream.
+pub fn documents(text: &str) -> Vec<serde_json::Value> {
+    let parts = text.split("\n---").map(|part| part.trim_start_matches("---"));
+    let filled = parts.filter(|part| part.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')));
+    filled.map(|part| serde_saphyr::from_str(part).expect("YAML")).collect()
+}
+
+/// Applies one object, server-side, in `namespace` unless it names one.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn apply(client: &Client, namespace: Option<&str>, object: serde_json::Value) -> kube::Result<DynamicObject> {
+    let api = api_of(client, namespace, &object);
+    let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
+    api.patch(&name, &PatchParams::apply("e2e").force(), &Patch::Apply(&object)).await
+}
+
+/// The API of an object's kind.
+pub fn api_of(client: &Client, namespace: Option<&str>, object: &serde_json::Value) -> Api<DynamicObject> {
+    let version = object["apiVersion"].as_str().expect("an apiVersion");
+    let kind = object["kind"].as_str().expect("a kind");
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let mut resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+    if kind == "NetworkPolicy" {
+        resource.plural = "networkpolicies".into();
+    }
+    let cluster =
+        matches!(kind, "Namespace" | "ClusterRole" | "ClusterRoleBinding" | "CustomResourceDefinition" | "ClusterSecretStore");
+    let namespace = object["metadata"]["namespace"].as_str().or(namespace);
+    match namespace.filter(|_| !cluster) {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    }
+}
+
+async fn wait_for_crds(client: &Client) {
+    use lockstep_crds::{ClusterSecretStore, ExternalSecret, SecretStore};
+    eventually("the API types are served", async || {
+        let list = Default::default();
+        let served = Api::<ExternalSecret>::all(client.clone()).list(&list).await.is_ok()
+            && Api::<SecretStore>::all(client.clone()).list(&list).await.is_ok()
+            && Api::<ClusterSecretStore>::all(client.clone()).list(&list).await.is_ok();
+        served.then_some(())
+    })
+    .await;
+}
+
+/// Asks again and again until there is an answer; panics after a minute.
+pub async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(answer) = attempt().await {
+            return answer;
+        }
+        assert!(tokio::time::Instant::now() < end, "not within a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+/// A Secret's data as text, or none.
+pub async fn secret(client: &Client, namespace: &str, name: &str) -> Option<std::collections::BTreeMap<String, String>> {
+    let found = Api::<Secret>::namespaced(client.clone(), namespace).get_opt(name).await.expect("the API server answers")?;
+    let text = |(k, v): (String, k8s_openapi::ByteString)| (k, String::from_utf8_lossy(&v.0).into_owned());
+    Some(found.data.unwrap_or_default().into_iter().map(text).collect())
+}
+
+static SHARED: OnceLock<Result<Arc<Harness>, String>> = OnceLock::new();
+static INSTALLED: OnceCell<()> = OnceCell::const_new();
+static OPERATOR: OnceLock<Operator> = OnceLock::new();
+
+/// The set of this test binary, with CRDs and RBAC installed and one operator running, at TRACE.
+pub async fn shared() -> (Arc<Harness>, &'static Operator) {
+    let started = tokio::task::spawn_blocking(|| {
+        SHARED.get_or_init(|| Harness::start(false, &|text| eprintln!("{text}")).map(Arc::new)).clone()
+    });
+    let harness = started.await.expect("the harness starts").unwrap_or_else(|why| panic!("{why}"));
+    INSTALLED
+        .get_or_init(|| async {
+            let client = harness.client().await;
+            harness.install(&client).await;
+            harness.vault.prepare().await;
+            harness.vault.audit_on().await;
+            let args = ["--log-level", "trace", "--log-format", "json"].map(str::to_owned).to_vec();
+            let operator = harness.operator(&OperatorOptions { args, name: "shared".into() });
+            operator.wait_working();
+            let _ = OPERATOR.set(operator);
+            stop_at_exit(&harness);
+        })
+        .await;
+    (harness.clone(), OPERATOR.get().expect("the operator runs"))
+}
+
+/// Statics are not dropped: the pipes to the guards end with this process, and the folder is removed by a shell that
+/// waits for the same.
+fn stop_at_exit(harness: &Harness) {
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "cat >/dev/null; sleep 8; rm -rf \"$1\"", "cleaner"]).arg(harness.folder.path());
+    if let Ok(child) = command.stdin(std::process::Stdio::piped()).spawn() {
+        // Its standard input stays open for as long as this process lives.
+        std::mem::forget(child);
+    }
+}

@@ -1,0 +1,15 @@
+//! Lockstep on real components: a control plane, a Vault, the operator as a process, and ways to disturb them.
+//!
+//! [`harness::Harness`] starts one set for a test binary. Everything listens on loopback, on free ports, in a temporary
+//! folder, and ends with the process that started it, however that ends.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a harness fails by panicking")]
+
+pub mod components;
+pub mod control_plane;
+pub mod harness;
+pub mod operator;
+pub mod process;
+pub mod proxy;
+pub mod table;
+pub mod vault;

@@ -1,0 +1,251 @@
+//! What every scenario begins with: a namespace of its own, and short ways to say things.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use lockstep_crds::{ClusterSecretStore, ExternalSecret, SecretStore};
+use lockstep_e2e::harness::{self, Harness, eventually};
+use lockstep_e2e::operator::{Operator, OperatorOptions};
+use lockstep_e2e::vault::ROOT;
+use serde_json::{Value, json};
+
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// A scenario's own corner of the cluster and of Vault.
+pub struct Case {
+    pub harness: Arc<Harness>,
+    pub operator: &'static Operator,
+    pub client: Client,
+    /// Namespace in the cluster, and prefix of its keys in Vault.
+    pub name: String,
+    /// Class of the operator that serves it, when it is not the shared one.
+    pub class: Option<String>,
+}
+
+/// A condition as a test reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+}
+
+impl Case {
+    pub async fn new(topic: &str) -> Self {
+        let (harness, operator) = harness::shared().await;
+        let client = harness.client().await;
+        let name = format!("{topic}-{}", NEXT.fetch_add(1, Ordering::SeqCst));
+        harness::create_namespace(&client, &name).await;
+        Self { harness, operator, client, name, class: None }
+    }
+
+    /// A case whose stores only an operator of its own serves.
+    pub async fn with_own_class(topic: &str) -> Self {
+        let case = Self::new(topic).await;
+        Self { class: Some(case.name.clone()), ..case }
+    }
+
+    /// Starts an operator for this case's class.
+    pub fn own_operator(&self, replica: &str, more: &[&str]) -> Operator {
+        let mut args = vec!["--controller-class", self.class.as_deref().unwrap(), "--log-level", "trace"];
+        let lease = format!("lease-{}", self.name);
+        args.extend(["--lease-name", &lease]);
+        args.extend(more);
+        let args = args.into_iter().map(str::to_owned).collect();
+        self.harness.operator(&OperatorOptions { args, name: format!("{}-{replica}", self.name) })
+    }
+
+    /// A key of this case in Vault.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}/{name}", self.name)
+    }
+
+    pub async fn put(&self, name: &str, value: Value) {
+        self.harness.vault.put(&self.key(name), value).await;
+    }
+
+    /// How often a key of this case was read from Vault.
+    pub fn reads(&self, name: &str) -> usize {
+        self.harness.vault.requests("read", &format!("secret/data/{}", self.key(name)))
+    }
+
+    pub async fn apply(&self, object: Value) -> kube::Result<()> {
+        harness::apply(&self.client, Some(&self.name), object).await.map(drop)
+    }
+
+    pub async fn apply_secret(&self, name: &str, data: &[(&str, &str)]) {
+        let data: BTreeMap<&str, &str> = data.iter().copied().collect();
+        self.apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})).await.unwrap();
+    }
+
+    /// The spec of a Vault provider at `server` with this `auth`.
+    pub fn vault_at(&self, server: &str, auth: Value) -> Value {
+        json!({"vault": {"server": server, "path": "secret", "version": "v2", "auth": auth}})
+    }
+
+    pub async fn apply_store(&self, name: &str, provider: Value) {
+        let mut spec = json!({"provider": provider});
+        if let Some(class) = &self.class {
+            spec["controller"] = json!(class);
+        }
+        self.apply(json!({
+            "apiVersion": "external-secrets.io/v1", "kind": "SecretStore", "metadata": {"name": name}, "spec": spec,
+        }))
+        .await
+        .unwrap();
+    }
+
+    /// A store on Vault with the root token, named `vault`.
+    pub async fn vault_store(&self) {
+        let url = self.harness.vault.url.clone();
+        self.vault_store_at(&url).await;
+    }
+
+    pub async fn vault_store_at(&self, url: &str) {
+        self.apply_secret("vault-token", &[("token", ROOT)]).await;
+        self.apply_store("vault", self.vault_at(url, json!({"tokenSecretRef": {"name": "vault-token", "key": "token"}}))).await;
+    }
+
+    /// An ExternalSecret; `spec` is merged over a store reference and an hour's interval.
+    pub async fn external_secret(&self, name: &str, spec: Value) {
+        self.try_external_secret(name, spec).await.unwrap();
+    }
+
+    pub async fn try_external_secret(&self, name: &str, spec: Value) -> kube::Result<()> {
+        let mut all = json!({"refreshInterval": "1h", "secretStoreRef": {"name": "vault"}});
+        all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        self.apply(json!({
+            "apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret", "metadata": {"name": name}, "spec": all,
+        }))
+        .await
+    }
+
+    /// One key of the Secret from one property.
+    pub fn data(&self, secret_key: &str, key: &str, property: &str) -> Value {
+        json!({"secretKey": secret_key, "remoteRef": {"key": self.key(key), "property": property}})
+    }
+
+    pub fn objects(&self) -> Api<ExternalSecret> {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    pub fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    pub async fn delete(&self, name: &str) {
+        self.objects().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    pub async fn secret(&self, name: &str) -> Option<BTreeMap<String, String>> {
+        harness::secret(&self.client, &self.name, name).await
+    }
+
+    /// Waits until a Secret has exactly these values.
+    pub async fn secret_is(&self, name: &str, expected: &[(&str, &str)]) {
+        let expected: BTreeMap<String, String> = expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let mut last = None;
+        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        while tokio::time::Instant::now() < end {
+            last = self.secret(name).await;
+            if last.as_ref() == Some(&expected) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        panic!("Secret {}/{name} is {last:?} and not {expected:?}; {:?}", self.name, self.ready_of(name).await);
+    }
+
+    pub async fn secret_gone(&self, name: &str) {
+        eventually(&format!("Secret {name} goes"), async || self.secret(name).await.is_none().then_some(())).await;
+    }
+
+    /// The condition Ready of an object, if it has one.
+    pub async fn ready_of(&self, name: &str) -> Option<Ready> {
+        let object = self.objects().get_opt(name).await.unwrap()?;
+        ready(object.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default())
+    }
+
+    /// Waits until Ready has this status and reason and a message with `needle`; gives the message.
+    pub async fn ready_is(&self, name: &str, status: &str, reason: &str, needle: &str) -> String {
+        let mut last = None;
+        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        while tokio::time::Instant::now() < end {
+            last = self.ready_of(name).await;
+            if let Some(r) = last.as_ref().filter(|r| r.status == status && r.reason == reason && r.message.contains(needle)) {
+                return r.message.clone();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        panic!("{}/{name} is {last:?}, and not {status} {reason} with {needle:?}", self.name);
+    }
+
+    pub async fn synced(&self, name: &str) {
+        self.ready_is(name, "True", "SecretSynced", "secret synced").await;
+    }
+
+    pub async fn failed(&self, name: &str, needle: &str) -> String {
+        self.ready_is(name, "False", "SecretSyncedError", needle).await
+    }
+
+    /// Waits for the condition of a SecretStore.
+    pub async fn store_is(&self, name: &str, status: &str, reason: &str, needle: &str) -> String {
+        let api: Api<SecretStore> = Api::namespaced(self.client.clone(), &self.name);
+        let mut last = None;
+        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        while tokio::time::Instant::now() < end {
+            let store = api.get(name).await.unwrap();
+            last = ready(store.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default());
+            if let Some(r) = last.as_ref().filter(|r| r.status == status && r.reason == reason && r.message.contains(needle)) {
+                return r.message.clone();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        panic!("SecretStore {}/{name} is {last:?}, and not {status} {reason} with {needle:?}", self.name);
+    }
+
+    /// Asks for a refresh as people do.
+    pub async fn force_sync(&self, name: &str) {
+        let stamp = format!("{}", NEXT.fetch_add(1, Ordering::SeqCst));
+        let patch = json!({"metadata": {"annotations": {"force-sync": stamp}}});
+        self.objects().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    }
+
+    /// Waits until the object's last sync was for the object as it is now.
+    pub async fn caught_up(&self, name: &str) {
+        eventually(&format!("{name} is synced as it is"), async || {
+            let object = self.objects().get(name).await.unwrap();
+            let current = lockstep::external_secret::plan::synced_version(&object);
+            (object.status?.synced_resource_version == Some(current)).then_some(())
+        })
+        .await;
+    }
+
+    /// A cluster store named after the case.
+    pub async fn apply_cluster_store(&self, name: &str, provider: Value, conditions: Value) {
+        let spec = json!({"provider": provider, "conditions": conditions, "controller": self.class});
+        let mut object = json!({"apiVersion": "external-secrets.io/v1", "kind": "ClusterSecretStore", "metadata": {"name": name}, "spec": spec});
+        if self.class.is_none() {
+            object["spec"].as_object_mut().unwrap().remove("controller");
+        }
+        self.apply(object).await.unwrap();
+    }
+
+    pub async fn delete_cluster_store(&self, name: &str) {
+        let api: Api<ClusterSecretStore> = Api::all(self.client.clone());
+        api.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+}
+
+fn ready(conditions: &[lockstep_crds::conditions::Condition]) -> Option<Ready> {
+    let c = conditions.iter().find(|c| c.type_ == "Ready")?;
+    Some(Ready {
+        status: c.status.clone(),
+        reason: c.reason.clone().unwrap_or_default(),
+        message: c.message.clone().unwrap_or_default(),
+    })
+}

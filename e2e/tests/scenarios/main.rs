@@ -1,0 +1,18 @@
+//! Scenarios on the real components: each test is a sentence about what a user sees.
+//!
+//! All values that the tests plant begin with `CANARY`, and the shared operator logs at TRACE:
+//! [`leaks`] searches everything that it ever said.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod auth;
+mod availability;
+mod bad_input;
+mod case;
+mod crds;
+mod deployment;
+mod leaks;
+mod policies;
+mod providers;
+mod stores;
+mod sync;

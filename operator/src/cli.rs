@@ -1,0 +1,117 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lockstep_crds::duration::parse_go;
+
+/// Keeps Kubernetes Secrets in lockstep with Vault and other secret stores.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Examples:
+  lockstep run                                     serve the whole cluster
+  lockstep run --namespace team-a --namespace team-b   serve two namespaces, with no rights outside of them
+  lockstep crds | kubectl apply --server-side -f -    install the API types
+  lockstep crds --install                          the same, leaving an installed CRD that holds more in place"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the operator.
+    Run(Box<RunArgs>),
+    /// Prints the CustomResourceDefinitions as YAML, or installs them.
+    #[command(after_help = "Exit codes: 0 done, 1 failed, 3 an installed CRD that holds more was left in place.")]
+    Crds {
+        /// Applies them to the cluster of the current kubeconfig.
+        #[arg(long)]
+        install: bool,
+        /// Prints only the CRD with this kind or name.
+        #[arg(value_name = "KIND")]
+        only: Option<String>,
+    },
+}
+
+/// Of `lockstep run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 stopped by a signal, 1 could not start or lost the lease, 2 wrong usage.")]
+pub struct RunArgs {
+    /// Serves only this namespace (repeatable), without cluster stores and without rights outside of it.
+    #[arg(long = "namespace", value_name = "NAME")]
+    pub namespaces: Vec<String>,
+    /// Serves only stores whose spec.controller names this class.
+    #[arg(long, default_value = "default", value_name = "CLASS")]
+    pub controller_class: String,
+    /// How many Secrets are written at once.
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub concurrency: u16,
+    /// How often status.refreshTime moves forward while nothing changes.
+    #[arg(long, default_value = "5m", value_parser = parse_go, value_name = "DURATION")]
+    pub heartbeat: Duration,
+    /// How old an answer that others asked for may be for an ExternalSecret that was never synced; 0 shares nothing older.
+    #[arg(long, default_value = "1s", value_parser = parse_go, value_name = "DURATION")]
+    pub read_reuse: Duration,
+    /// How long one request to a provider may take.
+    #[arg(long, default_value = "10s", value_parser = parse_go, value_name = "DURATION")]
+    pub provider_timeout: Duration,
+    /// Address of /metrics.
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    pub metrics_addr: SocketAddr,
+    /// Address of /livez and /readyz.
+    #[arg(long, default_value = "0.0.0.0:8081", value_name = "ADDRESS")]
+    pub health_addr: SocketAddr,
+    /// Lets one of several replicas work at a time.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub leader_elect: bool,
+    /// Namespace of the lease. Default: the pod's.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub lease_namespace: Option<String>,
+    /// Name of the lease.
+    #[arg(long, default_value = "lockstep", value_name = "NAME")]
+    pub lease_name: String,
+    /// How long a leader that is not heard of keeps the lease; at least 3s.
+    #[arg(long, default_value = "15s", value_parser = parse_go, value_name = "DURATION")]
+    pub lease_duration: Duration,
+    /// How much is logged. It holds for Lockstep's own code: libraries log warnings only, as they may print what they carry.
+    #[arg(long, default_value = "info", value_enum, value_name = "LEVEL")]
+    pub log_level: LogLevel,
+    /// How it is logged.
+    #[arg(long, default_value = "text", value_enum, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// File with the pod's own token, for stores whose spec asks for it.
+    #[arg(long, default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token", value_name = "FILE")]
+    pub token_file: PathBuf,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What failed for good.
+    Error,
+    /// What failed and is tried again.
+    Warn,
+    /// Starts, stops, stores.
+    Info,
+    /// Every reconcile.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How it is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

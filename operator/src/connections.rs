@@ -1,0 +1,203 @@
+//! Connections to stores: one for each (store, identity), made once, shared by its users, made anew when what it was made
+//! from changes, and closed after its last user.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use lockstep_crds::SecretStoreSpec;
+use lockstep_crds::duration::parse_go;
+use lockstep_crds::store::RetrySettings;
+use lockstep_providers::registry::{self, Options};
+use lockstep_providers::{Error, OwnCluster, Result};
+use tokio::time::Instant;
+
+use crate::keys::StoreKey;
+use crate::metrics::Metrics;
+use crate::reads::{Reader, Retries, StoreLabels};
+use crate::refs::Refs;
+use crate::resolver::{StoreResolver, names_no_namespace};
+
+/// A store, and the tenant whose references it is read with: two tenants never share a connection.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ConnectionKey {
+    /// The store.
+    pub store: StoreKey,
+    /// For a cluster store whose references name no namespace: the user's.
+    pub scope: Option<Arc<str>>,
+}
+
+/// A store as the cache holds it.
+#[derive(Clone, Debug)]
+pub struct StoreView {
+    /// Which.
+    pub key: StoreKey,
+    /// UID and generation: what a connection is made from.
+    pub identity: (String, i64),
+    /// Its spec.
+    pub spec: Arc<SecretStoreSpec>,
+}
+
+impl StoreView {
+    /// The key of the connection that an object of `namespace` uses.
+    pub fn connection_key(&self, namespace: Option<&Arc<str>>) -> ConnectionKey {
+        let scoped = self.is_referent();
+        ConnectionKey { store: self.key.clone(), scope: namespace.filter(|_| scoped).cloned() }
+    }
+
+    /// Whether the store can't be used alone: a cluster store whose references name no namespace.
+    pub fn is_referent(&self) -> bool {
+        self.key.namespace.is_none() && self.spec.provider.0.values().any(names_no_namespace)
+    }
+}
+
+/// How long a failure to connect is the answer for everybody: what it depends on inside the cluster is watched.
+const FAILURE_HOLDS: Duration = Duration::from_secs(10);
+/// How long users of a replaced connection may go on with it.
+const CLOSE_AFTER: Duration = Duration::from_secs(15);
+
+#[derive(Default)]
+struct Slot {
+    identity: Option<(String, i64)>,
+    made: Option<(Result<Arc<Reader>>, Instant)>,
+}
+
+/// All connections.
+pub struct Connections {
+    client: kube::Client,
+    options: Options,
+    own_cluster: OwnCluster,
+    token_file: std::path::PathBuf,
+    metrics: Arc<Metrics>,
+    slots: Mutex<HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>>,
+    on_away: Arc<dyn Fn(&StoreKey) + Send + Sync>,
+}
+
+impl Connections {
+    /// No connections yet.
+    pub fn new(
+        client: kube::Client,
+        options: Options,
+        own_cluster: OwnCluster,
+        token_file: std::path::PathBuf,
+        metrics: Arc<Metrics>,
+        on_away: Arc<dyn Fn(&StoreKey) + Send + Sync>,
+    ) -> Self {
+        Self { client, options, own_cluster, token_file, metrics, slots: Mutex::default(), on_away }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>> {
+        self.slots.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The connection of a store for an object of `namespace`, made if there is none.
+    ///
+    /// # Errors
+    /// What [`registry::connect`] answers.
+    pub async fn get(&self, store: &StoreView, namespace: Option<&Arc<str>>, refs: &Arc<Refs>) -> Result<Arc<Reader>> {
+        let key = store.connection_key(namespace);
+        let slot = self.lock().entry(key.clone()).or_default().clone();
+        // Held while connecting: whoever comes meanwhile gets the same connection.
+        let mut slot = slot.lock().await;
+        if slot.identity.as_ref() == Some(&store.identity)
+            && let Some((made, at)) = &slot.made
+            && (made.is_ok() || at.elapsed() < FAILURE_HOLDS)
+        {
+            return made.clone();
+        }
+        close(slot.made.take());
+        refs.forget(&key);
+        let made = self.connect(store, key, refs).await;
+        slot.identity = Some(store.identity.clone());
+        slot.made = Some((made.clone(), Instant::now()));
+        made
+    }
+
+    async fn connect(&self, store: &StoreView, key: ConnectionKey, refs: &Arc<Refs>) -> Result<Arc<Reader>> {
+        let retries = retries(store.spec.retry_settings.as_ref())?;
+        let provider = registry::the_one(&store.spec.provider.0)?.0.to_owned();
+        let resolver = StoreResolver {
+            client: self.client.clone(),
+            caller: key,
+            refs: refs.clone(),
+            metrics: self.metrics.clone(),
+            own_cluster: self.own_cluster.clone(),
+            token_file: self.token_file.clone(),
+        };
+        let connected = registry::connect(&store.spec.provider, Arc::new(resolver), &self.options).await?;
+        let labels = StoreLabels { store: store.key.to_string(), provider };
+        let (on_away, away) = (self.on_away.clone(), store.key.clone());
+        Ok(Reader::new(connected, retries, labels, self.metrics.clone(), Box::new(move || on_away(&away))))
+    }
+
+    /// What a connection was made from has changed: the next user makes a new one.
+    pub async fn invalidate(&self, key: &ConnectionKey) {
+        let slot = self.lock().get(key).cloned();
+        if let Some(slot) = slot {
+            let mut slot = slot.lock().await;
+            slot.identity = None;
+        }
+    }
+
+    /// A store is gone, with all its connections.
+    pub async fn remove(&self, store: &StoreKey, refs: &Refs) {
+        let gone: Vec<_> = {
+            let mut slots = self.lock();
+            let keys: Vec<ConnectionKey> = slots.keys().filter(|k| k.store == *store).cloned().collect();
+            keys.into_iter().filter_map(|key| slots.remove(&key).map(|slot| (key, slot))).collect()
+        };
+        for (key, slot) in gone {
+            refs.forget(&key);
+            close(slot.lock().await.made.take());
+        }
+    }
+
+    /// The connections of a store that stand, for probes.
+    pub async fn of_store(&self, store: &StoreKey) -> Vec<Arc<Reader>> {
+        let slots: Vec<_> = self.lock().iter().filter(|(k, _)| k.store == *store).map(|(_, s)| s.clone()).collect();
+        let mut readers = Vec::new();
+        for slot in slots {
+            if let Some((Ok(reader), _)) = &slot.lock().await.made {
+                readers.push(reader.clone());
+            }
+        }
+        readers
+    }
+
+    /// Closes everything: logins are revoked.
+    pub async fn close_all(&self) {
+        let slots: Vec<_> = self.lock().drain().map(|(_, slot)| slot).collect();
+        let close = slots.into_iter().map(async |slot| {
+            if let Some((Ok(reader), _)) = slot.lock().await.made.take() {
+                reader.close().await;
+            }
+        });
+        futures::future::join_all(close).await;
+    }
+}
+
+/// Closes a replaced connection once its users are done.
+fn close(made: Option<(Result<Arc<Reader>>, Instant)>) {
+    if let Some((Ok(reader), _)) = made {
+        tokio::spawn(async move {
+            let end = Instant::now() + CLOSE_AFTER;
+            while Arc::strong_count(&reader) > 1 && Instant::now() < end {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            reader.close().await;
+        });
+    }
+}
+
+fn retries(settings: Option<&RetrySettings>) -> Result<Retries> {
+    let Some(settings) = settings else { return Ok(Retries::default()) };
+    let field = "spec.retrySettings";
+    let max = settings.max_retries.unwrap_or(0);
+    let max = u32::try_from(max).map_err(|_| Error::invalid(format!("{field}.maxRetries"), "is negative"))?;
+    let interval = match &settings.retry_interval {
+        Some(text) => parse_go(text).map_err(|why| Error::invalid(format!("{field}.retryInterval"), why))?,
+        None => Duration::from_secs(1),
+    };
+    // A reconcile must end: what takes longer is the back-off's.
+    Ok(Retries { max: max.min(10), interval: interval.min(Duration::from_secs(10)) })
+}

@@ -1,0 +1,214 @@
+//! What every reconcile is given: built in one place, with a `test()` twin that answers scripted requests.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::Client;
+use lockstep_providers::{Error, OwnCluster, registry};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::connections::{ConnectionKey, Connections};
+use crate::events::Events;
+use crate::keys::{ObjectKey, StoreKey};
+use crate::metrics::{Live, Metrics, ObjectSample};
+use crate::queue::{Queue, Wake};
+use crate::reads::Reader;
+use crate::refs::Refs;
+use crate::state::State;
+use crate::store::StoreMemo;
+
+/// What the command line decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Only stores of this class are served.
+    pub controller_class: String,
+    /// Namespaces that are served; empty: all, and cluster stores.
+    pub namespaces: Vec<String>,
+    /// Writes to the API server at once.
+    pub concurrency: usize,
+    /// How often an unchanged refresh is told in the status.
+    pub heartbeat: Duration,
+    /// How old a shared answer may be for an object that was never synced.
+    pub read_reuse: Duration,
+    /// How long a reconcile waits for a provider, retries included.
+    pub read_deadline: Duration,
+    /// How long one request to a provider may take.
+    pub provider_timeout: Duration,
+    /// File with the pod's own token.
+    pub token_file: std::path::PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            controller_class: "default".into(),
+            namespaces: Vec::new(),
+            concurrency: 32,
+            heartbeat: Duration::from_secs(300),
+            read_reuse: Duration::from_secs(1),
+            read_deadline: Duration::from_secs(60),
+            provider_timeout: Duration::from_secs(10),
+            token_file: "/var/run/secrets/kubernetes.io/serviceaccount/token".into(),
+        }
+    }
+}
+
+/// What every reconcile is given.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// What the command line decided.
+    pub options: Options,
+    /// What the watches have shown.
+    pub state: State,
+    /// Connections to stores.
+    pub connections: Connections,
+    /// What stores refer to.
+    pub refs: Arc<Refs>,
+    /// ExternalSecrets to reconcile.
+    pub objects: Queue<ObjectKey>,
+    /// Stores to reconcile.
+    pub stores: Queue<StoreKey>,
+    /// Events to write.
+    pub events: Events,
+    /// What Prometheus is told.
+    pub metrics: Arc<Metrics>,
+    /// Bounds writes to the API server.
+    pub writes: Semaphore,
+    /// The wall clock: injected, so that logic never reads it.
+    pub clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    store_memos: Mutex<HashMap<StoreKey, StoreMemo>>,
+}
+
+impl Context {
+    /// Builds the context; no request is sent.
+    pub fn new(
+        client: Client,
+        own_cluster: OwnCluster,
+        options: Options,
+        clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|weak: &Weak<Self>| {
+            let metrics = Arc::new(Metrics::default());
+            let stores = Queue::<StoreKey>::default();
+            let refs = Refs::new(client.clone(), {
+                let weak = weak.clone();
+                Box::new(move |user: &ConnectionKey| {
+                    if let Some(ctx) = weak.upgrade() {
+                        let user = user.clone();
+                        tokio::spawn(async move { ctx.reference_changed(&user).await });
+                    }
+                })
+            });
+            let on_away = {
+                let stores = stores.clone();
+                Arc::new(move |store: &StoreKey| stores.wake(store.clone(), Wake::timer(Instant::now())))
+            };
+            let connections = Connections::new(
+                client.clone(),
+                registry::Options { timeout: options.provider_timeout },
+                own_cluster,
+                options.token_file.clone(),
+                metrics.clone(),
+                on_away,
+            );
+            Self {
+                state: State::default(),
+                connections,
+                refs,
+                objects: Queue::default(),
+                stores,
+                events: Events::new(client.clone(), metrics.clone()),
+                writes: Semaphore::new(options.concurrency.max(1)),
+                metrics,
+                client,
+                options,
+                clock,
+                store_memos: Mutex::default(),
+            }
+        })
+    }
+
+    /// A context whose client is answered by a script, at a fixed time.
+    #[cfg(test)]
+    pub fn test() -> (Arc<Self>, tower_test::mock::Handle<http::Request<kube::client::Body>, http::Response<kube::client::Body>>)
+    {
+        let (service, handle) = tower_test::mock::pair();
+        let client = Client::new(service, "default");
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        (Self::new(client, OwnCluster::default(), Options::default(), Box::new(move || now)), handle)
+    }
+
+    /// The connection to a store for an object of `namespace`.
+    ///
+    /// # Errors
+    /// What [`registry::connect`] answers; [`Error::Invalid`] when the store is not there.
+    pub async fn connect(&self, store: &StoreKey, namespace: &Arc<str>) -> Result<Arc<Reader>, Error> {
+        let entry = self.state.store(store);
+        let entry = entry.ok_or_else(|| Error::invalid("spec.secretStoreRef", format!("{store} does not exist")))?;
+        self.connections.get(&entry.view, Some(namespace), &self.refs).await
+    }
+
+    /// Something that a connection was made from is not what it was: its users connect anew, at once.
+    async fn reference_changed(&self, user: &ConnectionKey) {
+        tracing::debug!(store = %user.store, "a referenced object changed");
+        self.connections.invalidate(user).await;
+        let now = Instant::now();
+        self.stores.wake(user.store.clone(), Wake::store(now));
+        for object in self.state.users(&user.store, user.scope.as_deref(), false) {
+            self.objects.wake(object, Wake::store(now));
+        }
+    }
+
+    /// Whether a connection of a store knows its provider to be away.
+    pub async fn away(&self, store: &StoreKey) -> bool {
+        self.connections.of_store(store).await.iter().any(|r| r.is_away())
+    }
+
+    fn memos(&self) -> MutexGuard<'_, HashMap<StoreKey, StoreMemo>> {
+        self.store_memos.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What is known of a store.
+    pub fn store_memo(&self, key: &StoreKey) -> StoreMemo {
+        self.memos().get(key).cloned().unwrap_or_default()
+    }
+
+    /// Remembers what is known of a store.
+    pub fn remember_store(&self, key: &StoreKey, memo: StoreMemo) {
+        self.memos().insert(key.clone(), memo);
+    }
+
+    /// Forgets a store.
+    pub fn forget_store(&self, key: &StoreKey) {
+        self.memos().remove(key);
+    }
+}
+
+impl Live for Context {
+    fn objects(&self) -> Vec<ObjectSample> {
+        let mut all = Vec::new();
+        self.state.for_each(|key, memo, _| {
+            all.push(ObjectSample {
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+                ready: memo.and_then(|m| m.ready),
+                sync_calls: memo.map_or(0, |m| m.sync_calls),
+                sync_errors: memo.map_or(0, |m| m.sync_errors),
+            });
+        });
+        all
+    }
+
+    fn stores(&self) -> (usize, usize) {
+        self.state.stores_ready()
+    }
+
+    fn queues(&self) -> Vec<(&'static str, usize, usize)> {
+        let ((ow, or), (sw, sr)) = (self.objects.depth(), self.stores.depth());
+        vec![("externalsecret", ow, or), ("store", sw, sr)]
+    }
+}

@@ -1,0 +1,110 @@
+//! Events, written beside the work: a sync never waits for one, and a burst never makes more than the queue holds.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::Api;
+use kube::{Client, Resource};
+use lockstep_crds::conditions::EventReason;
+use lockstep_crds::external_secret::StoreKind;
+use tokio::sync::mpsc;
+
+use crate::keys::StoreKey;
+use crate::kube_io;
+use crate::metrics::Metrics;
+
+/// Events that may wait. Beyond that, events that tell of nothing wrong are left out.
+const WAITING: usize = 1024;
+/// The API's limit for an event's note.
+const NOTE_MAX: usize = 1000;
+
+struct Job {
+    about: ObjectReference,
+    reason: EventReason,
+    note: String,
+}
+
+/// Where events are left to be written.
+pub struct Events {
+    sender: mpsc::Sender<Job>,
+    receiver: std::sync::Mutex<Option<mpsc::Receiver<Job>>>,
+    client: Client,
+    metrics: Arc<Metrics>,
+}
+
+impl Events {
+    /// Nothing is written before [`Events::run`].
+    pub fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        Self { sender, receiver: std::sync::Mutex::new(Some(receiver)), client, metrics }
+    }
+
+    /// What an event is about.
+    pub fn about<K: Resource<DynamicType = ()>>(&self, object: &K) -> ObjectReference {
+        object.object_ref(&())
+    }
+
+    /// What an event is about.
+    pub fn about_store(&self, key: &StoreKey, uid: &str) -> ObjectReference {
+        let kind = match key.kind() {
+            StoreKind::SecretStore => "SecretStore",
+            StoreKind::ClusterSecretStore => "ClusterSecretStore",
+        };
+        ObjectReference {
+            api_version: Some("external-secrets.io/v1".into()),
+            kind: Some(kind.into()),
+            name: Some(key.name.to_string()),
+            namespace: key.namespace.as_ref().map(ToString::to_string),
+            uid: Some(uid.to_owned()),
+            ..ObjectReference::default()
+        }
+    }
+
+    /// Leaves an event to be written; a full queue takes warnings only while half of it is free of them.
+    pub fn publish(&self, about: ObjectReference, reason: EventReason, note: String) {
+        let room = self.sender.capacity();
+        let wanted = if reason.is_warning() { room > 0 } else { room > WAITING / 2 };
+        if !wanted || self.sender.try_send(Job { about, reason, note }).is_err() {
+            self.metrics.event_dropped();
+        }
+    }
+
+    /// Writes events until the sender is gone; a second call ends at once.
+    pub async fn run(&self) {
+        let taken = self.receiver.lock().unwrap_or_else(|p| p.into_inner()).take();
+        let Some(mut receiver) = taken else { return };
+        while let Some(job) = receiver.recv().await {
+            self.write(job).await;
+        }
+    }
+
+    async fn write(&self, Job { about, reason, note }: Job) {
+        let namespace = about.namespace.clone().unwrap_or_else(|| "default".into());
+        let now = jiff::Timestamp::now();
+        let name = format!("{}.{:x}", about.name.as_deref().unwrap_or_default(), now.as_nanosecond());
+        let event = Event {
+            metadata: ObjectMeta { name: Some(name), namespace: Some(namespace.clone()), ..ObjectMeta::default() },
+            action: Some("Sync".into()),
+            reason: Some(reason.as_str().into()),
+            note: Some(note.chars().take(NOTE_MAX).collect()),
+            type_: Some(if reason.is_warning() { "Warning" } else { "Normal" }.into()),
+            event_time: Some(MicroTime(now)),
+            reporting_controller: Some("lockstep".into()),
+            reporting_instance: Some(instance()),
+            regarding: Some(about),
+            ..Event::default()
+        };
+        self.metrics.api_request("create", "events");
+        let url = Api::<Event>::namespaced(self.client.clone(), &namespace).resource_url().to_owned();
+        if let Err(error) = kube_io::create(&self.client, &url, &event, "lockstep").await {
+            tracing::debug!(error = %crate::external_secret::kube_error(&error), "an event could not be written");
+        }
+    }
+}
+
+/// The pod's name.
+pub fn instance() -> String {
+    std::env::var("HOSTNAME").ok().filter(|h| !h.is_empty()).unwrap_or_else(|| format!("lockstep-{}", std::process::id()))
+}

@@ -1,0 +1,384 @@
+//! One ExternalSecret, from what is observed to what is reported: the shell around [`plan`] and [`status`].
+//!
+//! Read [`reconcile`] from top to bottom. Each step either decides without IO or does IO without deciding; an object's
+//! target is written first and its status last, so a crash between any two requests converges on the next start.
+
+pub mod data;
+pub mod plan;
+pub mod status;
+pub mod target;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::Api;
+use lockstep_crds::ExternalSecret;
+use lockstep_crds::conditions::{ConditionType, SecretReason};
+use lockstep_crds::external_secret::{Binding, CreationPolicy, MetadataPolicy};
+use lockstep_providers::{Error, Fetched, Payload, SecretBytes, Want};
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::keys::{ObjectKey, StoreKey};
+use crate::kube_io;
+use crate::queue::Wake;
+use data::ValueError;
+use plan::{Observed, Plan, Settings, Source};
+use status::{Failure, Gone, Outcome, Report, Retry};
+
+/// What is known of an object beside its spec: what the status says, and what only this process needs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memo {
+    /// `status.syncedResourceVersion`.
+    pub synced: Option<String>,
+    /// When the providers last gave everything; ahead of `status.refreshTime` by up to a heartbeat.
+    pub refreshed: Option<Timestamp>,
+    /// `status.refreshTime`.
+    pub told: Option<Timestamp>,
+    /// `status.binding`.
+    pub binding: Option<Binding>,
+    /// Status of the condition Ready.
+    pub ready: Option<bool>,
+    /// Its reason.
+    pub reason: Option<SecretReason>,
+    /// Its message.
+    pub message: Option<String>,
+    /// Its last transition.
+    pub since: Option<Timestamp>,
+    /// The deletion policy took the target away, and the provider still has nothing.
+    pub deleted_by_policy: bool,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Rule of the next try after a failure.
+    pub retry: Option<Retry>,
+    /// Category of the last failure; empty after a success.
+    pub category: &'static str,
+    /// Versions last read, in the order of the entries.
+    pub versions: Vec<Option<String>>,
+    /// Syncs tried since the start.
+    pub sync_calls: u64,
+    /// Syncs failed since the start.
+    pub sync_errors: u64,
+}
+
+impl Memo {
+    /// What a fresh process knows: the object's own status.
+    pub fn of(object: &ExternalSecret) -> Self {
+        let Some(status) = &object.status else { return Self::default() };
+        let time = |text: &Option<String>| text.as_deref().and_then(|t| t.parse::<Timestamp>().ok());
+        let ready = status.conditions.iter().find(|c| c.type_ == ConditionType::Ready.as_str());
+        let word = ready.and_then(|c| c.reason.as_deref());
+        let reason = SecretReason::ALL.iter().copied().find(|r| Some(r.as_str()) == word);
+        Self {
+            synced: status.synced_resource_version.clone(),
+            refreshed: time(&status.refresh_time),
+            told: time(&status.refresh_time),
+            binding: status.binding.clone(),
+            ready: ready.map(|c| c.status == "True"),
+            reason,
+            message: ready.and_then(|c| c.message.clone()),
+            since: ready.and_then(|c| time(&c.last_transition_time)),
+            deleted_by_policy: reason == Some(SecretReason::SecretDeleted),
+            ..Self::default()
+        }
+    }
+
+    fn succeeded(&mut self, object: &ExternalSecret, now: Timestamp) {
+        self.synced = Some(plan::synced_version(object));
+        self.refreshed = Some(now);
+        self.deleted_by_policy = false;
+        self.failures = 0;
+        self.retry = None;
+        self.category = "";
+    }
+}
+
+/// Brings one object in line; answers when to look again.
+pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake) -> Option<Duration> {
+    let started = Instant::now();
+    let object = ctx.state.object(key)?;
+    let memo = ctx.state.memo(key, &object);
+    let now = (ctx.clock)();
+    let target = ctx.state.target(&key.namespace, object.target_name());
+    let observed = Observed {
+        object: &object,
+        memo: &memo,
+        claimed_by: ctx.state.claimed_by(key, &object),
+        stores: ctx.state.store_verdict(key, &object, &ctx.options),
+        target: target.clone(),
+        wake,
+        now,
+    };
+    let (outcome, settings) = match plan::plan(&observed) {
+        Plan::Ignore => return None,
+        Plan::Skip(next) => return next.map(|at| status::until(now, at)),
+        Plan::Reject(why) => (Outcome::Failed(Failure::rejected(why)), plan::settings(&object).ok()),
+        Plan::Inspect(settings) => (inspect(ctx, key, &object, &memo, wake, &settings).await, Some(settings)),
+        Plan::Fetch(settings) => (sync(ctx, key, &object, &memo, wake, &settings).await, Some(settings)),
+    };
+    let now = (ctx.clock)();
+    let report = status::report(&object, &memo, outcome, settings.as_ref(), now, ctx.options.heartbeat);
+    tell(ctx, key, &object, &memo, report, started).await
+}
+
+/// The target was touched: if it still holds what was written no provider is asked.
+async fn inspect(
+    ctx: &Arc<Context>,
+    key: &ObjectKey,
+    object: &ExternalSecret,
+    memo: &Memo,
+    wake: Wake,
+    settings: &Settings,
+) -> Outcome {
+    let Some(binding) = &memo.binding else { return sync(ctx, key, object, memo, wake, settings).await };
+    match target::intact(ctx, object, binding).await {
+        Ok(Some(binding)) => Outcome::Intact(binding),
+        Ok(None) => sync(ctx, key, object, memo, wake, settings).await,
+        Err(error) => Outcome::Failed(Failure::writing(error)),
+    }
+}
+
+/// Asks the providers and makes the target what they say.
+async fn sync(
+    ctx: &Arc<Context>,
+    key: &ObjectKey,
+    object: &ExternalSecret,
+    memo: &Memo,
+    wake: Wake,
+    settings: &Settings,
+) -> Outcome {
+    let sources = match plan::sources(object, &key.namespace) {
+        Ok(sources) => sources,
+        Err(why) => return Outcome::Failed(Failure::rejected(why)),
+    };
+    let seen = ctx.state.target(&key.namespace, object.target_name());
+    let settled = memo.ready == Some(true) && !wake.changed && !wake.store && !seen.differs(memo.binding.as_ref());
+    let known = if settled && memo.synced.as_deref() == Some(&plan::synced_version(object)) { &memo.versions[..] } else { &[] };
+    let fresh_after = fresh_after(ctx, memo, wake, settings);
+
+    let mut answers = fetch(ctx, key, &sources, known, fresh_after).await;
+    if answers.iter().all(|a| matches!(a, Ok(Fetched::Unchanged))) {
+        return Outcome::Unchanged;
+    }
+    if answers.iter().any(|a| matches!(a, Ok(Fetched::Unchanged))) {
+        // Some changed: the others' values are needed too, to write the whole.
+        answers = fetch(ctx, key, &sources, &[], fresh_after).await;
+    }
+
+    let assembled = assemble(&sources, &answers);
+    let failures = assembled.problems.iter().any(|(_, e)| !matches!(e, Error::NotFound(_)));
+    if failures {
+        return Outcome::Failed(Failure::reading(&assembled.problems));
+    }
+    let missing: Vec<String> = assembled.problems.iter().map(|(what, error)| format!("{what}: {error}")).collect();
+    if !missing.is_empty() {
+        match status::gone(object.spec.target.deletion_policy, assembled.lacking, sources.len()) {
+            Gone::KeepAndSay => {
+                let mut failure = Failure::reading(&assembled.problems);
+                failure.message.push_str("; the Secret is kept as it is (deletionPolicy Retain)");
+                return Outcome::Failed(failure);
+            }
+            Gone::DeleteTarget => {
+                return match target::delete(ctx, key, &seen, memo.binding.as_ref()).await {
+                    Ok(was_there) => Outcome::Deleted { was_there },
+                    Err(error) => Outcome::Failed(Failure::writing(error)),
+                };
+            }
+            Gone::DropKeys => {}
+        }
+    }
+    let versions = answers.into_iter().map(|a| a.ok().and_then(version_of)).collect();
+    write(ctx, object, assembled.data, &seen, memo, versions, missing).await
+}
+
+async fn write(
+    ctx: &Context,
+    object: &ExternalSecret,
+    data: BTreeMap<String, SecretBytes>,
+    seen: &target::Seen,
+    memo: &Memo,
+    versions: Vec<Option<String>>,
+    missing: Vec<String>,
+) -> Outcome {
+    let desired = match target::Desired::new(object, data) {
+        Ok(desired) => desired,
+        Err(why) => return Outcome::Failed(Failure { category: "invalid", ..Failure::rejected(why) }),
+    };
+    if object.spec.target.creation_policy == CreationPolicy::None {
+        return Outcome::Synced { binding: None, change: target::Change::None, versions, missing };
+    }
+    let written = {
+        let Ok(_permit) = ctx.writes.acquire().await else {
+            return Outcome::Failed(Failure::writing(target::ApplyError::Conflict("the operator is stopping".into())));
+        };
+        target::apply(ctx, &desired, seen, memo.binding.as_ref()).await
+    };
+    match written {
+        Ok((binding, change)) => Outcome::Synced { binding: Some(binding), change, versions, missing },
+        Err(error) => Outcome::Failed(Failure::writing(error)),
+    }
+}
+
+/// The moment that no answer may be older than: the cause of the wake, save that a periodic refresh takes an answer that is
+/// young against its interval, and a new object one of the last second (the resolution of its creation time).
+fn fresh_after(ctx: &Context, memo: &Memo, wake: Wake, settings: &Settings) -> Instant {
+    let slack = if wake.store || wake.target {
+        Duration::ZERO
+    } else if wake.changed {
+        if memo.refreshed.is_none() { ctx.options.read_reuse } else { Duration::ZERO }
+    } else {
+        settings.interval.map_or(Duration::ZERO, |i| i.mul_f64(0.1)).min(Duration::from_secs(15))
+    };
+    wake.at.checked_sub(slack).unwrap_or(wake.at)
+}
+
+/// Reads every source, each store's in one go; the answers stand in the order of the sources.
+async fn fetch(
+    ctx: &Arc<Context>,
+    key: &ObjectKey,
+    sources: &[Source<'_>],
+    known: &[Option<String>],
+    fresh_after: Instant,
+) -> Vec<Result<Fetched, Error>> {
+    let mut by_store: BTreeMap<&StoreKey, Vec<usize>> = BTreeMap::new();
+    for (i, source) in sources.iter().enumerate() {
+        by_store.entry(&source.store).or_default().push(i);
+    }
+    let reads = by_store.into_iter().map(|(store, indices)| async move {
+        let wants: Vec<Want> = indices.iter().map(|&i| want(&sources[i], known.get(i).cloned().flatten())).collect();
+        let answers = match ctx.connect(store, &key.namespace).await {
+            Ok(reader) => match tokio::time::timeout(ctx.options.read_deadline, reader.read(&wants, fresh_after)).await {
+                Ok(answers) => answers,
+                Err(_) => vec![Err(Error::unavailable("no answer in time")); indices.len()],
+            },
+            Err(error) => vec![Err(error); indices.len()],
+        };
+        indices.into_iter().zip(answers).collect::<Vec<_>>()
+    });
+    let mut all: Vec<_> = futures::future::join_all(reads).await.into_iter().flatten().collect();
+    all.sort_by_key(|(i, _)| *i);
+    all.into_iter().map(|(_, answer)| answer).collect()
+}
+
+fn want(source: &Source<'_>, seen: Option<String>) -> Want {
+    Want {
+        key: source.remote.key.clone(),
+        version: source.remote.version.clone().filter(|v| !v.is_empty()),
+        metadata: source.remote.metadata_policy == Some(MetadataPolicy::Fetch),
+        seen,
+    }
+}
+
+fn version_of(fetched: Fetched) -> Option<String> {
+    match fetched {
+        Fetched::Value { version, .. } => version,
+        Fetched::Unchanged => None,
+    }
+}
+
+/// The keys of the Secret, and what stood in the way of others.
+struct Assembled {
+    data: BTreeMap<String, SecretBytes>,
+    problems: Vec<(String, Error)>,
+    /// How many entries an authority says are not there.
+    lacking: usize,
+}
+
+impl Assembled {
+    fn problem(&mut self, what: String, error: Error) {
+        self.lacking += usize::from(matches!(error, Error::NotFound(_)));
+        if !self.problems.iter().any(|(w, e)| *w == what && *e == error) {
+            self.problems.push((what, error));
+        }
+    }
+}
+
+fn assemble(sources: &[Source<'_>], answers: &[Result<Fetched, Error>]) -> Assembled {
+    let mut all = Assembled { data: BTreeMap::new(), problems: Vec::new(), lacking: 0 };
+    for (source, answer) in sources.iter().zip(answers) {
+        let payload: &Payload = match answer {
+            Ok(Fetched::Value { payload, .. }) => payload,
+            Ok(Fetched::Unchanged) => continue,
+            Err(error) => {
+                let what = match error {
+                    // A store that can't be connected to fails all of its keys alike: it is named once.
+                    Error::Invalid { field, .. } if field.starts_with("spec.") => source.store.to_string(),
+                    _ => source.describe(),
+                };
+                all.problem(what, error.clone());
+                continue;
+            }
+        };
+        let values = match source.key {
+            Some(key) => data::check_key(key)
+                .map_err(|why| ValueError::Unusable(format!("secretKey {key:?} {why}")))
+                .and_then(|()| data::single(payload, source.remote))
+                .map(|value| BTreeMap::from([(key.to_owned(), value)])),
+            None => data::extract(payload, source.remote),
+        };
+        match values {
+            Ok(values) => all.data.extend(values),
+            Err(ValueError::Missing(why)) => all.problem(source.describe(), Error::NotFound(why)),
+            Err(ValueError::Unusable(why)) => all.problem(source.describe(), Error::invalid("value", why)),
+        }
+    }
+    all
+}
+
+/// Writes the status if there is anything to tell, then remembers.
+async fn tell(
+    ctx: &Arc<Context>,
+    key: &ObjectKey,
+    object: &ExternalSecret,
+    before: &Memo,
+    report: Report,
+    started: Instant,
+) -> Option<Duration> {
+    let Report { patch, event, memo, requeue, label } = report;
+    ctx.metrics.reconciled("ExternalSecret", label.0, label.1, started.elapsed());
+    if label.0 == "error" {
+        tracing::warn!(object = %key, category = label.1, message = memo.message.as_deref().unwrap_or_default(), "sync failed");
+    } else {
+        tracing::debug!(object = %key, result = label.0, "reconciled");
+    }
+    if let Some(patch) = patch {
+        ctx.metrics.api_request("patch", "externalsecrets/status");
+        let url = Api::<ExternalSecret>::namespaced(ctx.client.clone(), &key.namespace).resource_url().to_owned();
+        match kube_io::patch_status(&ctx.client, &url, &key.name, &patch).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => return None,
+            Err(error) => {
+                // What was not told is told by the next run: only what does not stand in the status is remembered.
+                tracing::warn!(object = %key, error = %kube_error(&error), "status could not be written; trying again");
+                let untold = Memo {
+                    sync_calls: memo.sync_calls,
+                    sync_errors: memo.sync_errors,
+                    failures: memo.failures.saturating_add(1),
+                    ready: None,
+                    ..before.clone()
+                };
+                ctx.state.remember(key, untold);
+                return Some(Duration::from_secs(1 << memo.failures.min(6)));
+            }
+        }
+    }
+    if let Some((reason, note)) = event {
+        ctx.events.publish(ctx.events.about(object), reason, note);
+    }
+    ctx.state.remember(key, memo);
+    requeue
+}
+
+/// A client error without any body.
+pub fn kube_error(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("code {} {}", status.code, status.reason),
+        kube::Error::SerdeError(_) => "an answer that does not parse".into(),
+        other => {
+            let text = other.to_string();
+            text.chars().take(200).collect()
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! What is to be done with an ExternalSecret now: a pure decision over what was observed.
+//!
+//! Nothing here knows a client or a clock. [`plan`] answers with one of [`Plan`]'s variants; what a refresh reads is laid
+//! out by [`sources`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lockstep_crds::ExternalSecret;
+use lockstep_crds::duration::parse_go;
+use lockstep_crds::external_secret::{CreationPolicy, DeletionPolicy, RefreshPolicy, RemoteRef, SourceRef, StoreRef};
+use sha2::{Digest, Sha256};
+
+use super::Memo;
+use super::target::{self, Seen};
+use crate::keys::{ObjectKey, StoreKey};
+use crate::queue::Wake;
+
+/// What is known, from caches alone.
+pub struct Observed<'a> {
+    /// The object.
+    pub object: &'a ExternalSecret,
+    /// What this process knows of it beside its status.
+    pub memo: &'a Memo,
+    /// Its target.
+    pub target: Seen,
+    /// Another object that has the target, if any.
+    pub claimed_by: Option<ObjectKey>,
+    /// What speaks against one of its stores, if anything.
+    pub stores: StoreVerdict,
+    /// Why it is looked at.
+    pub wake: Wake,
+    /// The wall clock.
+    pub now: Timestamp,
+}
+
+/// Whether an object's stores can be used by it, as far as the cache tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreVerdict {
+    /// All of them.
+    Usable,
+    /// All of them are another operator's: so is the object.
+    Foreign,
+    /// Not all of them, for this reason.
+    Unusable(String),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// Another operator's object: nothing is read or written.
+    Ignore,
+    /// Nothing is due before that time.
+    Skip(Option<Timestamp>),
+    /// Only the target was touched: look whether it still holds what was written.
+    Inspect(Settings),
+    /// Ask the providers.
+    Fetch(Settings),
+    /// The object can't be synced until it, or what it refers to, changes.
+    Reject(String),
+}
+
+/// The parts of a spec that need parsing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// When to refresh.
+    pub policy: RefreshPolicy,
+    /// How often, with [`RefreshPolicy::Periodic`]; none: once.
+    pub interval: Option<Duration>,
+}
+
+/// Refreshes are spread over this share of the interval, so that objects made together do not stay together.
+const SPREAD: f64 = 0.1;
+
+/// Decides.
+pub fn plan(observed: &Observed<'_>) -> Plan {
+    let Observed { object, memo, target, wake, now, .. } = observed;
+    if observed.stores == StoreVerdict::Foreign {
+        return Plan::Ignore;
+    }
+    if object.metadata.deletion_timestamp.is_some() {
+        return Plan::Skip(None);
+    }
+    let settings = match settings(object) {
+        Ok(settings) => settings,
+        Err(why) => return Plan::Reject(why),
+    };
+    if let Some(other) = &observed.claimed_by {
+        let target = object.target_name();
+        return Plan::Reject(format!(
+            "Secret {target} is the target of ExternalSecret {other} already; give one of the two another spec.target.name"
+        ));
+    }
+    if let StoreVerdict::Unusable(why) = &observed.stores {
+        return Plan::Reject(why.clone());
+    }
+    let never = memo.refreshed.is_none() || memo.binding.as_ref().is_none_or(|b| b.name != object.target_name());
+    let changed = memo.synced.as_deref() != Some(&synced_version(object));
+    let failed = memo.ready != Some(true);
+    let writes = object.spec.target.creation_policy != CreationPolicy::None && !memo.deleted_by_policy;
+    let touched = writes && target.differs(memo.binding.as_ref());
+    let due = next_refresh(object, &settings, memo.refreshed).is_some_and(|at| at <= *now);
+    let refresh = never
+        || failed
+        || match settings.policy {
+            RefreshPolicy::Periodic => changed || due || wake.store,
+            RefreshPolicy::OnChange => changed,
+            RefreshPolicy::CreatedOnce => false,
+        };
+    match (refresh, touched, target) {
+        (true, ..) | (false, true, Seen::Absent) => Plan::Fetch(settings),
+        (false, true, Seen::There { .. }) => Plan::Inspect(settings),
+        (false, false, _) => Plan::Skip(next_refresh(object, &settings, memo.refreshed)),
+    }
+}
+
+/// Parses and checks what the API server does not.
+///
+/// # Errors
+/// A sentence that names the field.
+pub fn settings(object: &ExternalSecret) -> Result<Settings, String> {
+    not_served_yet(object)?;
+    let spec = &object.spec;
+    let interval = match spec.refresh_interval.as_deref() {
+        None => Some(Duration::from_secs(3600)),
+        Some(text) => {
+            parse_go(text).map(|d| (!d.is_zero()).then_some(d)).map_err(|why| format!("spec.refreshInterval: {why}"))?
+        }
+    };
+    let (creation, deletion) = (spec.target.creation_policy, spec.target.deletion_policy);
+    if deletion == DeletionPolicy::Delete && creation != CreationPolicy::Owner {
+        return Err("spec.target.deletionPolicy: Delete needs creationPolicy Owner: only an owned target may be deleted".into());
+    }
+    if deletion == DeletionPolicy::Merge && creation == CreationPolicy::None {
+        return Err("spec.target.deletionPolicy: Merge makes no sense with creationPolicy None".into());
+    }
+    if spec.data.is_empty() && spec.data_from.is_empty() {
+        return Err("spec.data and spec.dataFrom are empty; name what is to be synced".into());
+    }
+    if let Some(type_) = spec.target.template.as_ref().and_then(|t| t.type_.as_deref()) {
+        target::check_type(type_)?;
+    }
+    Ok(Settings { policy: spec.refresh_policy.unwrap_or_default(), interval })
+}
+
+/// Names the first field that this version does not serve: better no Secret than another one than asked for.
+fn not_served_yet(object: &ExternalSecret) -> Result<(), String> {
+    let spec = &object.spec;
+    let later = |field: &str| {
+        Err(format!("{field} is not served by this version of Lockstep; remove it or keep the other operator for this object"))
+    };
+    let generator = |source: &Option<SourceRef>| source.as_ref().is_some_and(|s| s.generator_ref.is_some());
+    for (i, entry) in spec.data_from.iter().enumerate() {
+        if entry.find.is_some() {
+            return later(&format!("spec.dataFrom[{i}].find"));
+        }
+        if generator(&entry.source_ref) {
+            return later(&format!("spec.dataFrom[{i}].sourceRef.generatorRef"));
+        }
+        if !entry.rewrite.is_empty() {
+            return later(&format!("spec.dataFrom[{i}].rewrite"));
+        }
+        if entry.extract.is_none() {
+            return Err(format!("spec.dataFrom[{i}] names neither extract nor find nor a generator"));
+        }
+    }
+    if let Some(i) = spec.data.iter().position(|d| generator(&d.source_ref)) {
+        return later(&format!("spec.data[{i}].sourceRef.generatorRef"));
+    }
+    if spec.target.manifest.is_some() {
+        return later("spec.target.manifest");
+    }
+    if spec.sync_windows.is_some() {
+        return later("spec.syncWindows");
+    }
+    match &spec.target.template {
+        Some(t) if !t.data.is_empty() => later("spec.target.template.data"),
+        Some(t) if !t.template_from.is_empty() => later("spec.target.template.templateFrom"),
+        Some(t) if t.metadata.is_some() => later("spec.target.template.metadata"),
+        _ => Ok(()),
+    }
+}
+
+/// One entry of `dataFrom` or `data`, with the store that it reads from.
+#[derive(Clone, Debug)]
+pub struct Source<'a> {
+    /// The store.
+    pub store: StoreKey,
+    /// What is read.
+    pub remote: &'a RemoteRef,
+    /// The key that it becomes; none: every key of the object that it is.
+    pub key: Option<&'a str>,
+}
+
+impl Source<'_> {
+    /// The entry in a message: store, key, property, and version.
+    pub fn describe(&self) -> String {
+        let mut text = format!("{}, key {}", self.store, self.remote.key);
+        if let Some(property) = &self.remote.property {
+            text.push_str(&format!(", property {property}"));
+        }
+        if let Some(version) = &self.remote.version {
+            text.push_str(&format!(", version {version}"));
+        }
+        text
+    }
+}
+
+/// Every entry in the order in which a later one wins: `dataFrom`, then `data`.
+///
+/// # Errors
+/// A sentence that names an entry without a store.
+pub fn sources<'a>(object: &'a ExternalSecret, namespace: &Arc<str>) -> Result<Vec<Source<'a>>, String> {
+    let default = object.spec.secret_store_ref.as_ref();
+    let store = |source: &'a Option<SourceRef>, field: &dyn Fn() -> String| -> Result<StoreKey, String> {
+        let named = |r: &&StoreRef| r.name.as_deref().is_some_and(|n| !n.is_empty());
+        let own = source.as_ref().and_then(|s| s.store_ref.as_ref());
+        own.or(default)
+            .filter(named)
+            .map(|r| StoreKey::referred(namespace, r))
+            .ok_or_else(|| format!("{} names no store, and neither does spec.secretStoreRef", field()))
+    };
+    let mut all = Vec::with_capacity(object.spec.data_from.len() + object.spec.data.len());
+    for (i, entry) in object.spec.data_from.iter().enumerate() {
+        if let Some(remote) = &entry.extract {
+            all.push(Source { store: store(&entry.source_ref, &|| format!("spec.dataFrom[{i}]"))?, remote, key: None });
+        }
+    }
+    for (i, entry) in object.spec.data.iter().enumerate() {
+        let store = store(&entry.source_ref, &|| format!("spec.data[{i}]"))?;
+        all.push(Source { store, remote: &entry.remote_ref, key: Some(&entry.secret_key) });
+    }
+    Ok(all)
+}
+
+/// When the providers are due to be asked again: the interval after the last time, up to a tenth earlier.
+pub fn next_refresh(object: &ExternalSecret, settings: &Settings, last: Option<Timestamp>) -> Option<Timestamp> {
+    let (RefreshPolicy::Periodic, Some(interval), Some(last)) = (settings.policy, settings.interval, last) else { return None };
+    let uid = object.metadata.uid.as_deref().unwrap_or_default();
+    let early = SPREAD * unit_interval(uid, last);
+    let wait = jiff::SignedDuration::try_from(interval.mul_f64(1.0 - early)).ok()?;
+    last.checked_add(wait).ok()
+}
+
+/// A number in [0, 1) that differs from object to object and from refresh to refresh, and needs no random source.
+fn unit_interval(uid: &str, at: Timestamp) -> f64 {
+    let digest = Sha256::new().chain_update(uid).chain_update(at.as_nanosecond().to_le_bytes()).finalize();
+    let mut eight = [0; 8];
+    eight.copy_from_slice(&digest[..8]);
+    (u64::from_le_bytes(eight) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// `<generation>-<hash of labels and annotations>`: changes whenever a person changes the object.
+pub fn synced_version(object: &ExternalSecret) -> String {
+    let mut hash = Sha256::new();
+    for (mark, map) in [(b'l', &object.metadata.labels), (b'a', &object.metadata.annotations)] {
+        for (k, v) in map.iter().flatten() {
+            for part in [k, v] {
+                hash.update([mark]);
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+    }
+    let digest = hash.finalize();
+    let hex: String = digest[..14].iter().map(|b| format!("{b:02x}")).collect();
+    format!("{}-{hex}", object.metadata.generation.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use lockstep_crds::external_secret::Binding;
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn object(spec: serde_json::Value) -> ExternalSecret {
+        let mut all = json!({
+            "secretStoreRef": {"name": "vault"},
+            "data": [{"secretKey": "k", "remoteRef": {"key": "app"}}],
+        });
+        all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret",
+            "metadata": {"name": "es", "namespace": "ns", "uid": "u", "generation": 1},
+            "spec": all,
+        }))
+        .unwrap()
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    }
+
+    fn seen(version: &str) -> Seen {
+        Seen::There { uid: "t".into(), version: version.into() }
+    }
+
+    /// Synced at 0 s, ready, its target untouched.
+    fn synced(object: &ExternalSecret) -> Memo {
+        Memo {
+            synced: Some(synced_version(object)),
+            refreshed: Some(at(0)),
+            ready: Some(true),
+            binding: Some(Binding {
+                name: "es".into(),
+                uid: Some("t".into()),
+                resource_version: Some("7".into()),
+                data_hash: Some("h".into()),
+            }),
+            ..Memo::default()
+        }
+    }
+
+    fn decide(object: &ExternalSecret, memo: &Memo, target: Seen, wake: Wake, now: Timestamp) -> &'static str {
+        let observed = Observed { object, memo, target, claimed_by: None, stores: StoreVerdict::Usable, wake, now };
+        match plan(&observed) {
+            Plan::Ignore => "ignore",
+            Plan::Skip(_) => "skip",
+            Plan::Inspect(_) => "inspect",
+            Plan::Fetch(_) => "fetch",
+            Plan::Reject(_) => "reject",
+        }
+    }
+
+    #[test]
+    fn each_refresh_policy_refreshes_when_it_says_and_no_more() {
+        let i = Instant::now();
+        let (timer, store) = (Wake::timer(i), Wake::store(i));
+        for (policy, interval, changed, wake, seconds, expected) in [
+            ("Periodic", "1h", false, timer, 10, "skip"),
+            ("Periodic", "1h", false, timer, 3601, "fetch"),
+            ("Periodic", "1h", true, timer, 10, "fetch"),
+            ("Periodic", "1h", false, store, 10, "fetch"),
+            ("Periodic", "0", false, timer, 1 << 30, "skip"),
+            ("Periodic", "0", true, timer, 10, "fetch"),
+            ("OnChange", "1h", false, timer, 3601, "skip"),
+            ("OnChange", "1h", false, store, 10, "skip"),
+            ("OnChange", "1h", true, timer, 10, "fetch"),
+            ("CreatedOnce", "1h", false, timer, 3601, "skip"),
+            ("CreatedOnce", "1h", true, timer, 10, "skip"),
+        ] {
+            let es = object(json!({"refreshPolicy": policy, "refreshInterval": interval}));
+            let mut memo = synced(&es);
+            if changed {
+                memo.synced = Some("0-other".into());
+            }
+            let got = decide(&es, &memo, seen("7"), wake, at(seconds));
+            assert_eq!(got, expected, "{policy} {interval} changed={changed} at {seconds}");
+        }
+    }
+
+    #[test]
+    fn a_touched_target_is_inspected_a_missing_one_is_made_again_and_a_failed_sync_is_tried_again() {
+        for policy in ["Periodic", "OnChange", "CreatedOnce"] {
+            let es = object(json!({"refreshPolicy": policy}));
+            let timer = Wake::timer(Instant::now());
+            let memo = synced(&es);
+            assert_eq!(decide(&es, &memo, seen("8"), timer, at(1)), "inspect");
+            assert_eq!(decide(&es, &memo, Seen::Absent, timer, at(1)), "fetch");
+            let failed = Memo { ready: Some(false), ..synced(&es) };
+            assert_eq!(decide(&es, &failed, seen("7"), timer, at(1)), "fetch");
+            assert_eq!(decide(&es, &Memo::default(), Seen::Absent, timer, at(1)), "fetch");
+            let gone = Memo { deleted_by_policy: true, ..synced(&es) };
+            assert_eq!(decide(&es, &gone, Seen::Absent, timer, at(1)), "skip");
+            let renamed = object(json!({"refreshPolicy": policy, "target": {"name": "other"}}));
+            assert_eq!(decide(&renamed, &synced(&renamed), Seen::Absent, timer, at(1)), "fetch");
+        }
+        let es = object(json!({"target": {"creationPolicy": "None"}}));
+        assert_eq!(decide(&es, &synced(&es), Seen::Absent, Wake::timer(Instant::now()), at(1)), "skip");
+    }
+
+    #[test]
+    fn fields_that_come_later_and_contradictions_are_named() {
+        for (spec, needle) in [
+            (json!({"refreshInterval": "banana"}), "spec.refreshInterval: \"banana\" is no duration"),
+            (json!({"target": {"template": {"data": {"a": "b"}}}}), "spec.target.template.data is not served"),
+            (json!({"target": {"template": {"templateFrom": [{"literal": "x"}]}}}), "spec.target.template.templateFrom"),
+            (json!({"target": {"template": {"metadata": {"labels": {}}}}}), "spec.target.template.metadata"),
+            (json!({"target": {"template": {"type": "kubernetes.io/service-account-token"}}}), "service-account-token"),
+            (json!({"target": {"manifest": {"apiVersion": "v1", "kind": "ConfigMap"}}}), "spec.target.manifest"),
+            (json!({"dataFrom": [{"find": {"path": "x"}}]}), "spec.dataFrom[0].find"),
+            (
+                json!({"dataFrom": [{"extract": {"key": "x"}, "rewrite": [{"regexp": {"source": "a", "target": "b"}}]}]}),
+                "spec.dataFrom[0].rewrite",
+            ),
+            (
+                json!({"dataFrom": [{"sourceRef": {"generatorRef": {"kind": "UUID", "name": "u"}}}]}),
+                "spec.dataFrom[0].sourceRef.generatorRef",
+            ),
+            (
+                json!({"syncWindows": {"kind": "allow", "windows": [{"schedule": "@daily", "duration": "1h"}]}}),
+                "spec.syncWindows",
+            ),
+            (json!({"target": {"creationPolicy": "Merge", "deletionPolicy": "Delete"}}), "needs creationPolicy Owner"),
+            (json!({"target": {"creationPolicy": "None", "deletionPolicy": "Merge"}}), "makes no sense"),
+            (json!({"data": []}), "spec.data and spec.dataFrom are empty"),
+        ] {
+            let error = settings(&object(spec)).unwrap_err();
+            assert!(error.contains(needle), "{error}");
+        }
+        let tls = object(json!({"target": {"template": {"type": "kubernetes.io/tls", "engineVersion": "v2"}}}));
+        assert!(settings(&tls).is_ok());
+    }
+
+    #[test]
+    fn several_stores_feed_one_object_and_data_comes_after_data_from() {
+        let es = object(json!({
+            "dataFrom": [{"extract": {"key": "all"}, "sourceRef": {"storeRef": {"name": "shared", "kind": "ClusterSecretStore"}}}],
+        }));
+        let namespace = "ns".into();
+        let described: Vec<_> = sources(&es, &namespace).unwrap().iter().map(Source::describe).collect();
+        assert_eq!(described, ["ClusterSecretStore shared, key all", "SecretStore ns/vault, key app"]);
+        let mut homeless = es.clone();
+        homeless.spec.secret_store_ref = None;
+        assert!(sources(&homeless, &namespace).unwrap_err().contains("spec.data[0] names no store"));
+        assert_eq!(homeless.store_refs().count(), 1);
+    }
+
+    #[test]
+    fn refreshes_are_spread_over_the_last_tenth_of_the_interval() {
+        let es = object(json!({"refreshInterval": "100s"}));
+        let settings = settings(&es).unwrap();
+        let due: Vec<i64> = (0..200)
+            .map(|i| {
+                let last = at(i);
+                next_refresh(&es, &settings, Some(last)).unwrap().duration_since(last).as_millis() as i64
+            })
+            .collect();
+        assert!(due.iter().all(|d| (90_000..=100_000).contains(d)));
+        let (early, late) = (due.iter().filter(|d| **d < 95_000).count(), due.iter().filter(|d| **d >= 95_000).count());
+        assert!(early > 60 && late > 60, "{early} {late}");
+    }
+
+    #[test]
+    fn the_synced_version_changes_with_generation_labels_and_annotations() {
+        let base = object(json!({}));
+        let mut label = base.clone();
+        label.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+        let mut annotation = base.clone();
+        annotation.metadata.annotations = Some([("a".to_owned(), "b".to_owned())].into());
+        let mut split = base.clone();
+        split.metadata.annotations = Some([("ab".to_owned(), String::new())].into());
+        let mut generation = base.clone();
+        generation.metadata.generation = Some(2);
+        let all: std::collections::HashSet<_> =
+            [&base, &label, &annotation, &split, &generation].map(synced_version).into_iter().collect();
+        assert_eq!(all.len(), 5);
+        assert!(synced_version(&base).starts_with("1-"));
+    }
+}

@@ -1,0 +1,84 @@
+//! Names of objects, cheap to clone and to hash.
+
+use std::fmt;
+use std::sync::Arc;
+
+use kube::Resource;
+use lockstep_crds::external_secret::{StoreKind, StoreRef};
+
+/// Namespace and name of a namespaced object.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// Of an object; none of a cluster-scoped one.
+    pub fn of<K: Resource>(object: &K) -> Option<Self> {
+        let meta = object.meta();
+        Some(Self { namespace: meta.namespace.as_deref()?.into(), name: meta.name.as_deref()?.into() })
+    }
+
+    /// From its parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A SecretStore or a ClusterSecretStore.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoreKey {
+    /// Namespace; none of a ClusterSecretStore.
+    pub namespace: Option<Arc<str>>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl StoreKey {
+    /// The store that an object of `namespace` refers to.
+    pub fn referred(namespace: &Arc<str>, reference: &StoreRef) -> Self {
+        let namespace = match reference.kind.unwrap_or_default() {
+            StoreKind::SecretStore => Some(namespace.clone()),
+            StoreKind::ClusterSecretStore => None,
+        };
+        Self { namespace, name: reference.name.as_deref().unwrap_or_default().into() }
+    }
+
+    /// Kind of the store.
+    pub fn kind(&self) -> StoreKind {
+        match self.namespace {
+            Some(_) => StoreKind::SecretStore,
+            None => StoreKind::ClusterSecretStore,
+        }
+    }
+}
+
+impl fmt::Display for StoreKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "SecretStore {namespace}/{}", self.name),
+            None => write!(f, "ClusterSecretStore {}", self.name),
+        }
+    }
+}
+
+impl fmt::Debug for StoreKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,89 @@
+//! Requests to the API server whose answers hold metadata only: a Secret that was written does not come back.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Client;
+use kube::api::{PatchParams, PostParams};
+use kube::core::request::Request;
+use serde::{Deserialize, Serialize};
+
+/// The metadata of any object.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Meta {
+    /// The metadata.
+    pub metadata: ObjectMeta,
+}
+
+impl kube::Resource for Meta {
+    type DynamicType = ();
+    type Scope = kube::core::NamespaceResourceScope;
+
+    fn kind(_: &()) -> std::borrow::Cow<'_, str> {
+        "PartialObjectMetadata".into()
+    }
+    fn group(_: &()) -> std::borrow::Cow<'_, str> {
+        "meta.k8s.io".into()
+    }
+    fn version(_: &()) -> std::borrow::Cow<'_, str> {
+        "v1".into()
+    }
+    fn plural(_: &()) -> std::borrow::Cow<'_, str> {
+        "partialobjectmetadata".into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+async fn send(client: &Client, mut request: http::Request<Vec<u8>>) -> kube::Result<Meta> {
+    request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(METADATA_ONLY));
+    client.request(request).await
+}
+
+fn build(error: kube::core::request::Error) -> kube::Error {
+    kube::Error::BuildRequest(error)
+}
+
+/// Creates an object in the collection at `url`.
+///
+/// # Errors
+/// What the client answers.
+pub async fn create(client: &Client, url: &str, object: &impl Serialize, manager: &str) -> kube::Result<Meta> {
+    let params = PostParams { field_manager: Some(manager.into()), ..PostParams::default() };
+    let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+    send(client, Request::new(url).create(&params, body).map_err(build)?).await
+}
+
+/// Replaces an object; the resource version in it must be the current one.
+///
+/// # Errors
+/// What the client answers.
+pub async fn replace(client: &Client, url: &str, name: &str, object: &impl Serialize, manager: &str) -> kube::Result<Meta> {
+    let params = PostParams { field_manager: Some(manager.into()), ..PostParams::default() };
+    let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+    send(client, Request::new(url).replace(name, &params, body).map_err(build)?).await
+}
+
+/// Server-side apply, by force.
+///
+/// # Errors
+/// What the client answers.
+pub async fn apply(client: &Client, url: &str, name: &str, object: &impl Serialize, manager: &str) -> kube::Result<Meta> {
+    let patch = kube::api::Patch::Apply(object);
+    let params = PatchParams::apply(manager).force();
+    send(client, Request::new(url).patch(name, &params, &patch).map_err(build)?).await
+}
+
+/// Merges into the status of an object.
+///
+/// # Errors
+/// What the client answers.
+pub async fn patch_status(client: &Client, url: &str, name: &str, patch: &impl Serialize) -> kube::Result<Meta> {
+    let patch = kube::api::Patch::Merge(patch);
+    let params = PatchParams { field_manager: Some("lockstep".into()), ..PatchParams::default() };
+    send(client, Request::new(url).patch_subresource("status", name, &params, &patch).map_err(build)?).await
+}

@@ -1,0 +1,27 @@
+//! Lockstep's operator: watches ExternalSecrets and stores, reads providers, keeps Secrets in lockstep.
+//!
+//! To follow one ExternalSecret read `crds/src/external_secret.rs`, then [`external_secret`], [`external_secret::plan`], a
+//! provider, and [`external_secret::status`].
+
+pub mod cli;
+pub mod connections;
+pub mod context;
+pub mod controller;
+pub mod crds;
+pub mod events;
+pub mod external_secret;
+pub mod gjson;
+pub mod keys;
+pub mod kube_io;
+pub mod leader;
+pub mod logging;
+pub mod metrics;
+pub mod mirror;
+pub mod queue;
+pub mod reads;
+pub mod refs;
+pub mod resolver;
+pub mod run;
+pub mod server;
+pub mod state;
+pub mod store;

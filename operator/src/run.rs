@@ -1,0 +1,126 @@
+//! `lockstep run`: from the command line to a running operator and to its orderly end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::{Client, Config};
+use lockstep_providers::OwnCluster;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::RunArgs;
+use crate::context::{Context, Options};
+use crate::controller;
+use crate::leader::Election;
+use crate::{events, server};
+
+/// Why the operator ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No cluster to talk to.
+    #[error("no Kubernetes cluster: {0}; run in a pod, or set KUBECONFIG")]
+    NoCluster(String),
+    /// An address can't be listened on.
+    #[error("can't listen: {0}; choose others with --metrics-addr and --health-addr")]
+    Listen(#[from] std::io::Error),
+    /// Another replica may lead now.
+    #[error("the lease was lost; ending, so that two replicas never write at once")]
+    LeaseLost,
+}
+
+/// A client with deadlines of its own: kube's default tries a refused request for minutes.
+///
+/// # Errors
+/// [`RunError::NoCluster`].
+pub async fn connect() -> Result<(Client, OwnCluster, String), RunError> {
+    let mut config = Config::infer().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // A watch is silent for as long as nothing happens; its bookmarks come at least every minute.
+    config.read_timeout = Some(Duration::from_secs(295));
+    config.write_timeout = Some(Duration::from_secs(15));
+    let own = OwnCluster { url: config.cluster_url.to_string(), ca: config.root_cert.clone().unwrap_or_default() };
+    let namespace = config.default_namespace.clone();
+    let client = Client::try_from(config).map_err(|error| RunError::NoCluster(error.to_string()))?;
+    Ok((client, own, namespace))
+}
+
+/// Runs until a signal, or until the lease is lost.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(args: RunArgs) -> Result<(), RunError> {
+    let (client, own_cluster, namespace) = connect().await?;
+    let options = Options {
+        controller_class: args.controller_class.clone(),
+        namespaces: args.namespaces.clone(),
+        concurrency: usize::from(args.concurrency),
+        heartbeat: args.heartbeat,
+        read_reuse: args.read_reuse,
+        provider_timeout: args.provider_timeout,
+        token_file: args.token_file.clone(),
+        ..Options::default()
+    };
+    let ctx = Context::new(client.clone(), own_cluster, options, Box::new(Timestamp::now));
+    let ready: server::Ready = Arc::new(AtomicBool::new(false));
+    let serve = server::listen(args.health_addr, args.metrics_addr, &ctx, ready.clone()).await?;
+    let server = tokio::spawn(serve);
+    let stop = CancellationToken::new();
+    stop_on_signal(stop.clone())?;
+
+    let outcome = if args.leader_elect {
+        let election = Election {
+            namespace: args.lease_namespace.clone().unwrap_or(namespace),
+            name: args.lease_name.clone(),
+            identity: format!("{}_{:08x}", events::instance(), rand::random::<u32>()),
+            duration: args.lease_duration.max(Duration::from_secs(3)),
+        };
+        lead(ctx, &client, &election, &ready, &stop).await
+    } else {
+        work(ctx, &ready, stop.clone()).await;
+        Ok(())
+    };
+    server.abort();
+    tracing::info!("stopped");
+    outcome
+}
+
+async fn work(ctx: Arc<Context>, ready: &server::Ready, stop: CancellationToken) {
+    let ready = ready.clone();
+    controller::run(ctx, stop, move || {
+        ready.store(true, Ordering::Relaxed);
+        tracing::info!("caches filled; working");
+    })
+    .await;
+}
+
+async fn lead(
+    ctx: Arc<Context>,
+    client: &Client,
+    election: &Election,
+    ready: &server::Ready,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
+    // A standby is as ready as it can be: a rollout must not wait for it to lead.
+    ready.store(true, Ordering::Relaxed);
+    let mut leadership = tokio::select! { won = election.win(client) => won, () = stop.cancelled() => return Ok(()) };
+    let mut working = std::pin::pin!(work(ctx, ready, stop.clone()));
+    tokio::select! {
+        () = &mut working => {}
+        () = leadership.hold() => return Err(RunError::LeaseLost),
+    }
+    leadership.release().await;
+    Ok(())
+}
+
+fn stop_on_signal(stop: CancellationToken) -> std::io::Result<()> {
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping: finishing writes under way");
+        stop.cancel();
+    });
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! One SecretStore or ClusterSecretStore: whether its provider takes its identity, told to people and to its users.
+
+pub mod plan;
+pub mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::Api;
+use lockstep_crds::external_secret::StoreKind;
+use lockstep_crds::{ClusterSecretStore, SecretStore};
+use lockstep_providers::{Error, registry};
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::external_secret::kube_error;
+use crate::keys::StoreKey;
+use crate::kube_io;
+use crate::queue::Wake;
+use crate::state::StoreEntry;
+use plan::Plan;
+use status::{Outcome, Report};
+
+/// What this process knows of a store beside its status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoreMemo {
+    /// Whether the last validation succeeded.
+    pub ready: Option<bool>,
+    /// When that was.
+    pub validated: Option<Timestamp>,
+    /// Failures in a row that may pass.
+    pub failures: u32,
+}
+
+/// Brings one store's status in line; answers when to look again.
+pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake) -> Option<Duration> {
+    let started = Instant::now();
+    let Some(entry) = ctx.state.store(key) else {
+        ctx.connections.remove(key, &ctx.refs).await;
+        ctx.forget_store(key);
+        return None;
+    };
+    let memo = ctx.store_memo(key);
+    let now = (ctx.clock)();
+    let away = ctx.away(key).await;
+    match plan::plan(&entry.view.spec, &ctx.options.controller_class, &memo, wake, away, now) {
+        Plan::Ignore => return None,
+        Plan::Skip(wait) => return Some(wait),
+        Plan::Validate => {}
+    }
+    let outcome = validate(ctx, &entry).await;
+    if belongs_to_another_operator(&entry, &outcome) {
+        return None;
+    }
+    let report = status::report(&entry.view.spec, &entry.status, &memo, &outcome, (ctx.clock)());
+    tell(ctx, key, &entry, report, Recovery { was_away: away, since: wake.at }, started).await
+}
+
+async fn validate(ctx: &Arc<Context>, entry: &StoreEntry) -> Outcome {
+    if let Err(why) = plan::check(&entry.view.spec) {
+        return Outcome::Failed(Error::invalid("spec", why));
+    }
+    if entry.view.is_referent() {
+        for reader in ctx.connections.of_store(&entry.view.key).await {
+            if reader.is_away()
+                && let Err(error @ Error::Unavailable { .. }) = reader.probe().await
+            {
+                return Outcome::Failed(error);
+            }
+        }
+        return Outcome::Referent;
+    }
+    let reader = match ctx.connections.get(&entry.view, None, &ctx.refs).await {
+        Ok(reader) => reader,
+        Err(error) => return Outcome::Failed(error),
+    };
+    match tokio::time::timeout(ctx.options.read_deadline, reader.probe()).await {
+        Ok(Ok(validity)) => Outcome::Answered(validity, reader.access()),
+        Ok(Err(error)) => Outcome::Failed(error),
+        Err(_) => Outcome::Failed(Error::unavailable("no answer in time")),
+    }
+}
+
+/// A store with a provider that we don't know, whose status somebody else writes, is theirs.
+fn belongs_to_another_operator(entry: &StoreEntry, outcome: &Outcome) -> bool {
+    let Outcome::Failed(Error::Unsupported(_)) = outcome else { return false };
+    let known = registry::the_one(&entry.view.spec.provider.0).is_ok_and(|(name, _)| registry::KNOWN.contains(&name));
+    let ours = |m: &str| m.contains("is no provider of this build");
+    !known && entry.status.conditions.iter().any(|c| !c.message.as_deref().is_some_and(ours))
+}
+
+/// What its users are told when a store works again: answers since the cause of this validation are new enough for them.
+struct Recovery {
+    was_away: bool,
+    since: Instant,
+}
+
+async fn tell(
+    ctx: &Arc<Context>,
+    key: &StoreKey,
+    entry: &StoreEntry,
+    report: Report,
+    recovery: Recovery,
+    started: Instant,
+) -> Option<Duration> {
+    let result = if report.memo.ready == Some(true) { "valid" } else { "invalid" };
+    ctx.metrics.reconciled("SecretStore", result, "", started.elapsed());
+    if let Some(patch) = &report.patch {
+        let url = match key.kind() {
+            StoreKind::SecretStore => {
+                let namespace = key.namespace.as_deref().unwrap_or_default();
+                Api::<SecretStore>::namespaced(ctx.client.clone(), namespace).resource_url().to_owned()
+            }
+            StoreKind::ClusterSecretStore => Api::<ClusterSecretStore>::all(ctx.client.clone()).resource_url().to_owned(),
+        };
+        ctx.metrics.api_request("patch", "secretstores/status");
+        match kube_io::patch_status(&ctx.client, &url, &key.name, patch).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => return None,
+            Err(error) => {
+                tracing::warn!(store = %key, error = %kube_error(&error), "status could not be written; trying again");
+                return Some(Duration::from_secs(2));
+            }
+        }
+        tracing::info!(store = %key, result, "store validated");
+    }
+    if let Some((reason, note)) = report.event {
+        ctx.events.publish(ctx.events.about_store(key, &entry.uid), reason, note);
+    }
+    ctx.remember_store(key, report.memo);
+    if report.recovered || recovery.was_away && !ctx.away(key).await {
+        for user in ctx.state.users(key, None, true) {
+            ctx.objects.wake(user, Wake::store(recovery.since));
+        }
+    }
+    Some(report.requeue)
+}

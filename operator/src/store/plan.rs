@@ -1,0 +1,191 @@
+//! What is to be done with a store now, and who may use it: pure decisions.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use lockstep_crds::SecretStoreSpec;
+use lockstep_crds::duration::parse_go;
+use lockstep_crds::store::StoreCondition;
+
+use super::StoreMemo;
+use crate::queue::Wake;
+
+/// How often a healthy store is validated when it does not say.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(300);
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Another operator's.
+    Ignore,
+    /// Nothing before this time is over.
+    Skip(Duration),
+    /// Ask the provider.
+    Validate,
+}
+
+/// Decides.
+pub fn plan(spec: &SecretStoreSpec, class: &str, memo: &StoreMemo, wake: Wake, away: bool, now: Timestamp) -> Plan {
+    if !is_ours(spec, class) {
+        return Plan::Ignore;
+    }
+    let interval = interval(spec).unwrap_or(DEFAULT_INTERVAL);
+    match memo.validated {
+        Some(at) if !wake.changed && !wake.store && !away && memo.ready == Some(true) => {
+            let age = Duration::try_from(now.duration_since(at)).unwrap_or(Duration::ZERO);
+            if age < interval { Plan::Skip(interval - age) } else { Plan::Validate }
+        }
+        _ => Plan::Validate,
+    }
+}
+
+/// Whether a store is of this operator's class; an empty class is the default one.
+pub fn is_ours(spec: &SecretStoreSpec, class: &str) -> bool {
+    let of = |c: &str| if c.is_empty() { "default".to_owned() } else { c.to_owned() };
+    of(spec.controller.as_deref().unwrap_or_default()) == of(class)
+}
+
+/// How often a store is validated again.
+///
+/// # Errors
+/// A sentence about `spec.refreshInterval`.
+pub fn interval(spec: &SecretStoreSpec) -> Result<Duration, String> {
+    let parsed = match &spec.refresh_interval {
+        None => Duration::ZERO,
+        Some(IntOrString::Int(seconds)) => Duration::from_secs(u64::try_from(*seconds).unwrap_or(0)),
+        Some(IntOrString::String(text)) => parse_go(text).map_err(|why| format!("spec.refreshInterval: {why}"))?,
+    };
+    Ok(if parsed.is_zero() { DEFAULT_INTERVAL } else { parsed.max(Duration::from_secs(1)) })
+}
+
+/// Whether an entry of `spec.conditions` admits a namespace: by name, by label or by regular expression, anchored.
+///
+/// An expression that does not compile admits nobody: the store's condition says so.
+pub fn condition_matches(condition: &StoreCondition, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
+    let by_name = condition.namespaces.iter().any(|n| n == namespace);
+    let by_label = condition.namespace_selector.as_ref().is_some_and(|s| labels.is_some_and(|l| selects(s, l)));
+    by_name || by_label || condition.namespace_regexes.iter().any(|r| anchored(r).is_ok_and(|r| r.is_match(namespace)))
+}
+
+fn anchored(pattern: &str) -> Result<regex::Regex, regex::Error> {
+    regex::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(1 << 20).build()
+}
+
+/// Checks the parts of a spec that need parsing, before any provider is asked.
+///
+/// # Errors
+/// A sentence that names the field.
+pub fn check(spec: &SecretStoreSpec) -> Result<(), String> {
+    interval(spec)?;
+    for (i, condition) in spec.conditions.iter().enumerate() {
+        if let Some(bad) = condition.namespace_regexes.iter().find(|r| anchored(r).is_err()) {
+            return Err(format!("spec.conditions[{i}].namespaceRegexes: {bad:?} is no regular expression; it admits nobody"));
+        }
+    }
+    Ok(())
+}
+
+/// A label selector, as Kubernetes reads it: all of its parts must match; an unknown operator matches nothing.
+fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    let mut equal = selector.match_labels.iter().flatten();
+    let mut expressions = selector.match_expressions.iter().flatten();
+    equal.all(|(k, v)| labels.get(k) == Some(v))
+        && expressions.all(|e| {
+            let value = labels.get(&e.key);
+            let listed = value.is_some_and(|v| e.values.iter().flatten().any(|w| w == v));
+            match e.operator.as_str() {
+                "In" => listed,
+                "NotIn" => !listed,
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn condition(json: serde_json::Value) -> StoreCondition {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_condition_admits_by_name_label_or_anchored_expression() {
+        let labels: BTreeMap<String, String> = [("team".to_owned(), "a".to_owned())].into();
+        for (json, expected) in [
+            (json!({"namespaces": ["prod", "x"]}), true),
+            (json!({"namespaces": ["x"]}), false),
+            (json!({"namespaceRegexes": ["pr.*"]}), true),
+            (json!({"namespaceRegexes": ["ro"]}), false),
+            (json!({"namespaceRegexes": ["a|prod"]}), true),
+            (json!({"namespaceRegexes": ["(", "a"]}), false),
+            (json!({"namespaceSelector": {"matchLabels": {"team": "a"}}}), true),
+            (json!({"namespaceSelector": {"matchLabels": {"team": "b"}}}), false),
+            (json!({"namespaceSelector": {}}), true),
+            (json!({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["a", "b"]}]}}), true),
+            (json!({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["a"]}]}}), false),
+            (json!({"namespaceSelector": {"matchExpressions": [{"key": "tier", "operator": "Exists"}]}}), false),
+            (json!({"namespaceSelector": {"matchExpressions": [{"key": "tier", "operator": "Sideways"}]}}), false),
+            (json!({}), false),
+        ] {
+            assert_eq!(condition_matches(&condition(json.clone()), "prod", Some(&labels)), expected, "{json}");
+        }
+        let by_label = condition(json!({"namespaceSelector": {}}));
+        assert!(!condition_matches(&by_label, "prod", None), "a namespace that is not known has no labels to match");
+    }
+
+    #[test]
+    fn an_empty_class_is_the_default_one_and_others_are_left_alone() {
+        let spec = |c: Option<&str>| SecretStoreSpec { controller: c.map(Into::into), ..Default::default() };
+        for (store, operator, expected) in [
+            (None, "default", true),
+            (Some(""), "default", true),
+            (Some("default"), "default", true),
+            (Some("b"), "default", false),
+            (Some("b"), "b", true),
+            (None, "b", false),
+        ] {
+            assert_eq!(is_ours(&spec(store), operator), expected, "{store:?} {operator}");
+        }
+    }
+
+    #[test]
+    fn a_healthy_store_is_validated_at_its_interval_and_a_changed_or_absent_one_at_once() {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let spec = SecretStoreSpec { refresh_interval: Some(IntOrString::Int(60)), ..Default::default() };
+        let memo = |ready| StoreMemo { ready: Some(ready), validated: Some(now), ..Default::default() };
+        let i = Instant::now();
+        let later = now.checked_add(jiff::SignedDuration::from_secs(61)).unwrap();
+        for (memo, wake, away, now, expected) in [
+            (memo(true), Wake::timer(i), false, now, Plan::Skip(Duration::from_secs(60))),
+            (memo(true), Wake::timer(i), false, later, Plan::Validate),
+            (memo(true), Wake::changed(i), false, now, Plan::Validate),
+            (memo(true), Wake::store(i), false, now, Plan::Validate),
+            (memo(true), Wake::timer(i), true, now, Plan::Validate),
+            (memo(false), Wake::timer(i), false, now, Plan::Validate),
+            (StoreMemo::default(), Wake::timer(i), false, now, Plan::Validate),
+        ] {
+            assert_eq!(plan(&spec, "default", &memo, wake, away, now), expected);
+        }
+        let other = SecretStoreSpec { controller: Some("x".into()), ..Default::default() };
+        assert_eq!(plan(&other, "default", &StoreMemo::default(), Wake::changed(i), false, now), Plan::Ignore);
+    }
+
+    #[test]
+    fn intervals_are_seconds_or_go_durations_and_nonsense_is_named() {
+        let spec = |i| SecretStoreSpec { refresh_interval: Some(i), ..Default::default() };
+        assert_eq!(interval(&spec(IntOrString::Int(0))), Ok(DEFAULT_INTERVAL));
+        assert_eq!(interval(&spec(IntOrString::String("10m".into()))), Ok(Duration::from_secs(600)));
+        assert!(check(&spec(IntOrString::String("banana".into()))).unwrap_err().contains("banana"));
+        let bad = SecretStoreSpec { conditions: vec![condition(json!({"namespaceRegexes": ["("]}))], ..Default::default() };
+        assert!(check(&bad).unwrap_err().contains("spec.conditions[0]"));
+    }
+}

@@ -1,0 +1,138 @@
+//! The HTTP client under the providers that speak HTTP: one a connection, so that no two tenants share a socket.
+
+use std::time::Duration;
+
+use base64::Engine;
+use lockstep_crds::meta::CaProvider;
+use reqwest::{Certificate, Client, Identity, Url};
+use zeroize::Zeroizing;
+
+use crate::registry::Options;
+use crate::{Error, Resolver, Result, SecretBytes};
+
+/// What a connection is made with.
+#[derive(Default)]
+pub(crate) struct Tls {
+    /// Certificate authorities to trust, instead of the system's.
+    pub(crate) authorities: Option<Vec<Certificate>>,
+    /// Client certificate.
+    pub(crate) identity: Option<Identity>,
+}
+
+/// Parses and checks a base URL.
+pub(crate) fn base_url(field: &str, text: &str) -> Result<Url> {
+    let wrong = |why: &str| Error::invalid(field, format!("{why}; write for example https://vault.example.com:8200"));
+    let url = Url::parse(text.trim()).map_err(|error| wrong(&format!("is no URL ({error})")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(wrong("is no http or https URL"));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong("holds credentials, a query or a fragment"));
+    }
+    Ok(url)
+}
+
+/// Certificate authorities from `caBundle` or `caProvider`; none when neither is given.
+pub(crate) async fn authorities(
+    field: &str,
+    bundle: Option<&str>,
+    provider: Option<&CaProvider>,
+    resolver: &dyn Resolver,
+) -> Result<Option<Vec<Certificate>>> {
+    if let Some(bundle) = bundle.filter(|b| !b.is_empty()) {
+        let field = format!("{field}.caBundle");
+        let compact: String = bundle.split_whitespace().collect();
+        let pem = base64::engine::general_purpose::STANDARD
+            .decode(compact)
+            .map_err(|_| Error::invalid(&field, "is not Base64; write the PEM bundle Base64-encoded"))?;
+        return certificates(&field, &pem).map(Some);
+    }
+    match provider {
+        Some(provider) => {
+            let field = format!("{field}.caProvider");
+            let pem = resolver.ca(&field, provider).await?;
+            certificates(&field, &pem).map(Some)
+        }
+        None => Ok(None),
+    }
+}
+
+pub(crate) fn certificates(field: &str, pem: &[u8]) -> Result<Vec<Certificate>> {
+    let found = Certificate::from_pem_bundle(pem).map_err(|_| Error::invalid(field, "holds no readable PEM certificate"))?;
+    if found.is_empty() {
+        return Err(Error::invalid(field, "holds no PEM certificate (-----BEGIN CERTIFICATE-----)"));
+    }
+    Ok(found)
+}
+
+/// A client certificate from its two PEM texts.
+pub(crate) fn identity(field: &str, certificate: &SecretBytes, key: &SecretBytes) -> Result<Identity> {
+    let mut pem = Zeroizing::new(Vec::with_capacity(certificate.len() + key.len() + 1));
+    pem.extend_from_slice(certificate.expose());
+    pem.push(b'\n');
+    pem.extend_from_slice(key.expose());
+    Identity::from_pem(&pem).map_err(|_| Error::invalid(field, "is no PEM certificate with its PEM private key"))
+}
+
+/// Builds the client: bounded in time, at most one redirect, never from https to http.
+pub(crate) fn client(field: &str, tls: Tls, options: &Options) -> Result<Client> {
+    let redirects = reqwest::redirect::Policy::custom(|attempt| {
+        let downgrade =
+            attempt.previous().last().is_some_and(|from| from.scheme() == "https" && attempt.url().scheme() != "https");
+        if downgrade || attempt.previous().len() > 1 { attempt.stop() } else { attempt.follow() }
+    });
+    let mut builder = Client::builder()
+        .user_agent(concat!("lockstep/", env!("CARGO_PKG_VERSION")))
+        .timeout(options.timeout)
+        .connect_timeout(options.timeout.min(Duration::from_secs(5)))
+        .pool_idle_timeout(Duration::from_secs(90))
+        .redirect(redirects);
+    if let Some(authorities) = tls.authorities {
+        builder = builder.tls_certs_only(authorities);
+    }
+    if let Some(identity) = tls.identity {
+        builder = builder.identity(identity);
+    }
+    builder
+        .build()
+        .map_err(|error| Error::invalid(field, format!("the certificates make no TLS client: {}", causes(&error, &[]))))
+}
+
+/// A token fit for a header: text, without white space around it.
+pub(crate) fn header_token(field: &str, token: &SecretBytes) -> Result<Zeroizing<String>> {
+    let text =
+        token.as_text().ok_or_else(|| Error::invalid(field, "the token is not text"))?.trim_matches([' ', '\t', '\r', '\n']);
+    if text.is_empty() {
+        return Err(Error::invalid(field, "the token is empty"));
+    }
+    if !text.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(Error::invalid(field, "the token holds a line break, a blank or another character that no token has"));
+    }
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// An error with its causes in one line, without its URL and without our secrets.
+pub(crate) fn causes(error: &(dyn std::error::Error + 'static), secrets: &[&str]) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !parts.iter().any(|p| p.contains(&text)) {
+            parts.push(text);
+        }
+        next = error.source();
+    }
+    crate::error::foreign_text(&parts.join(": "), secrets)
+}
+
+/// What a request that got no answer means.
+pub(crate) fn no_answer(server: &str, error: reqwest::Error, secrets: &[&str]) -> Error {
+    let error = error.without_url();
+    let what = if error.is_timeout() { "did not answer in time" } else { "could not be reached" };
+    Error::unreachable(format!("{server} {what} ({})", causes(&error, secrets)))
+}
+
+/// `Retry-After` in seconds.
+pub(crate) fn retry_after(headers: &reqwest::header::HeaderMap) -> Option<Duration> {
+    headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
+}
