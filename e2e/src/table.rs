@@ -22,6 +22,31 @@ pub fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// What `kubectl get` shows: the API server's own Table answer, for machines without kubectl.
+///
+/// # Errors
+/// What the client answers.
+pub async fn of_objects(client: &kube::Client, plural: &str, namespace: &str) -> kube::Result<String> {
+    let request = http::Request::get(format!("/apis/external-secrets.io/v1/namespaces/{namespace}/{plural}"))
+        .header("accept", "application/json;as=Table;g=meta.k8s.io;v=v1")
+        .body(Vec::new())
+        .map_err(kube::Error::HttpError)?;
+    let answer: serde_json::Value = client.request(request).await?;
+    let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    let columns = list(&answer["columnDefinitions"]);
+    let shown: Vec<usize> = (0..columns.len()).filter(|&i| columns[i]["priority"].as_i64().unwrap_or(0) == 0).collect();
+    let heading: Vec<String> = shown.iter().map(|&i| columns[i]["name"].as_str().unwrap_or_default().to_uppercase()).collect();
+    let cell = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let rows: Vec<Vec<String>> =
+        list(&answer["rows"]).iter().map(|row| shown.iter().map(|&i| cell(&row["cells"][i])).collect()).collect();
+    let heading: Vec<&str> = heading.iter().map(String::as_str).collect();
+    Ok(render(&heading, &rows))
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

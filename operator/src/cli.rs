@@ -57,9 +57,6 @@ pub struct RunArgs {
     /// How often status.refreshTime moves forward while nothing changes.
     #[arg(long, default_value = "5m", value_parser = parse_go, value_name = "DURATION")]
     pub heartbeat: Duration,
-    /// How old an answer that others asked for may be for an ExternalSecret that was never synced; 0 shares nothing older.
-    #[arg(long, default_value = "1s", value_parser = parse_go, value_name = "DURATION")]
-    pub read_reuse: Duration,
     /// How long one request to a provider may take.
     #[arg(long, default_value = "10s", value_parser = parse_go, value_name = "DURATION")]
     pub provider_timeout: Duration,

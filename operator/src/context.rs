@@ -31,8 +31,6 @@ pub struct Options {
     pub concurrency: usize,
     /// How often an unchanged refresh is told in the status.
     pub heartbeat: Duration,
-    /// How old a shared answer may be for an object that was never synced.
-    pub read_reuse: Duration,
     /// How long a reconcile waits for a provider, retries included.
     pub read_deadline: Duration,
     /// How long one request to a provider may take.
@@ -48,7 +46,6 @@ impl Default for Options {
             namespaces: Vec::new(),
             concurrency: 32,
             heartbeat: Duration::from_secs(300),
-            read_reuse: Duration::from_secs(1),
             read_deadline: Duration::from_secs(60),
             provider_timeout: Duration::from_secs(10),
             token_file: "/var/run/secrets/kubernetes.io/serviceaccount/token".into(),

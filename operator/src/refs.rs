@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -22,9 +23,12 @@ pub enum RefKind {
     Secret,
     /// Any change counts.
     ConfigMap,
-    /// Only being there, or another one of the same name, counts.
+    /// Only being there counts: [`THERE`].
     ServiceAccount,
 }
+
+/// The version of a service account that is there: its changes change no token.
+pub const THERE: &str = "there";
 
 /// One object that somebody refers to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -112,7 +116,7 @@ async fn watch(refs: std::sync::Weak<Refs>, client: Client, object: RefObject) {
             follow(refs, Api::<PartialObjectMeta<ConfigMap>>::namespaced(client, &object.namespace), object).await
         }
         RefKind::ServiceAccount => {
-            follow_presence(refs, Api::<PartialObjectMeta<ServiceAccount>>::namespaced(client, &object.namespace), object).await
+            follow(refs, Api::<PartialObjectMeta<ServiceAccount>>::namespaced(client, &object.namespace), object).await
         }
     }
 }
@@ -134,49 +138,20 @@ where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + serde::de::DeserializeOwned + 'static,
 {
     let mut events = std::pin::pin!(events(api, &object));
+    let version = |meta: ObjectMeta| match object.kind {
+        RefKind::Secret | RefKind::ConfigMap => meta.resource_version,
+        RefKind::ServiceAccount => Some(THERE.to_owned()),
+    };
     let mut listed = None;
     while let Some(event) = events.next().await {
         let Some(refs) = refs.upgrade() else { return };
         match event {
             Ok(watcher::Event::Init) => listed = None,
-            Ok(watcher::Event::InitApply(found)) => listed = found.metadata.resource_version,
+            Ok(watcher::Event::InitApply(found)) => listed = version(found.metadata),
             Ok(watcher::Event::InitDone) => refs.seen(&object, listed.as_deref()),
-            Ok(watcher::Event::Apply(found)) => refs.seen(&object, found.metadata.resource_version.as_deref()),
+            Ok(watcher::Event::Apply(found)) => refs.seen(&object, version(found.metadata).as_deref()),
             Ok(watcher::Event::Delete(_)) => refs.seen(&object, None),
             Err(error) => tracing::debug!(?object, %error, "watch of a referenced object failed; trying again"),
         }
-    }
-}
-
-/// Tells when an object that was missing is there, or one that was there is another one.
-async fn follow_presence<K>(refs: std::sync::Weak<Refs>, api: Api<PartialObjectMeta<K>>, object: RefObject)
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + serde::de::DeserializeOwned + 'static,
-{
-    let mut events = std::pin::pin!(events(api, &object));
-    let (mut known, mut listed): (Option<Option<String>>, Option<String>) = (None, None);
-    while let Some(event) = events.next().await {
-        let Some(refs) = refs.upgrade() else { return };
-        let uid = match event {
-            Ok(watcher::Event::Init) => {
-                listed = None;
-                continue;
-            }
-            Ok(watcher::Event::InitApply(found)) => {
-                listed = found.metadata.uid;
-                continue;
-            }
-            Ok(watcher::Event::InitDone) => listed.clone(),
-            Ok(watcher::Event::Apply(found)) => found.metadata.uid,
-            Ok(watcher::Event::Delete(_)) => None,
-            Err(error) => {
-                tracing::debug!(?object, %error, "watch of a referenced object failed; trying again");
-                continue;
-            }
-        };
-        if known.as_ref().is_some_and(|k| *k != uid) {
-            refs.seen(&object, Some(uid.as_deref().unwrap_or("gone")));
-        }
-        known = Some(uid);
     }
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::connections::ConnectionKey;
 use crate::metrics::Metrics;
-use crate::refs::{RefKind, RefObject, Refs};
+use crate::refs::{RefKind, RefObject, Refs, THERE};
 
 /// The namespace that a store's reference is read in: its own for a SecretStore, the one it names for a cluster store, else
 /// the namespace of the ExternalSecret that uses the cluster store.
@@ -161,7 +161,7 @@ impl Resolver for StoreResolver {
         let api = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace);
         match api.create_token_request(name, &PostParams::default(), &request).await {
             Ok(answer) => {
-                self.note(RefKind::ServiceAccount, namespace, name, None);
+                self.note(RefKind::ServiceAccount, namespace, name, Some(THERE.to_owned()));
                 let token = answer.status.and_then(|s| s.token).unwrap_or_default();
                 Ok(SecretBytes::from(token))
             }

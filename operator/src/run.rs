@@ -58,7 +58,6 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         namespaces: args.namespaces.clone(),
         concurrency: usize::from(args.concurrency),
         heartbeat: args.heartbeat,
-        read_reuse: args.read_reuse,
         provider_timeout: args.provider_timeout,
         token_file: args.token_file.clone(),
         ..Options::default()

@@ -1,1 +1,104 @@
-//! x
+//! What every provider must do: run by each provider's tests against the real thing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{Error, Fetched, Payload, Provider, Want};
+
+/// What stands behind a provider, and how the suite sets it up.
+#[async_trait]
+pub trait Fixture: Send + Sync {
+    /// A connection that may read what [`Fixture::put`] makes.
+    async fn provider(&self) -> Arc<dyn Provider>;
+
+    /// Makes or changes a remote secret of text fields; answers its key.
+    async fn put(&self, name: &str, fields: &BTreeMap<String, String>) -> String;
+
+    /// Removes a remote secret; false when the provider has no such thing.
+    async fn remove(&self, key: &str) -> bool;
+
+    /// A key that the connection may not read; none when the provider has no such thing.
+    async fn denied_key(&self) -> Option<String>;
+
+    /// The same store with credentials that are not good; none when the provider has no such thing.
+    async fn stranger(&self) -> Option<Arc<dyn Provider>>;
+}
+
+/// A value that must be in no error.
+const CANARY: &str = "CANARY-conformance";
+
+/// Runs the suite; panics with what does not hold.
+#[expect(clippy::panic, reason = "a conformance suite fails by panicking")]
+pub async fn run(fixture: &dyn Fixture) {
+    let check = |holds: bool, what: &str| {
+        if !holds {
+            panic!("conformance: {what}");
+        }
+    };
+    let provider = fixture.provider().await;
+    check(provider.validate().await.is_ok(), "a good connection validates");
+    check(provider.capabilities().batch > 0 && provider.capabilities().concurrency > 0, "capabilities are positive");
+
+    let fields = |value: &str| BTreeMap::from([("user".to_owned(), value.to_owned()), ("pin".to_owned(), "0042".to_owned())]);
+    let key = fixture.put("one", &fields(CANARY)).await;
+    let first = provider.get(&[Want::latest(&key)]).await.remove(0);
+    let Ok(Fetched::Value { payload, version }) = first else { panic!("conformance: a value that is there is read: {first:?}") };
+    check(fields_of(&payload) == fields(CANARY), "fields come back as they went in");
+    check(!format!("{payload:?}").contains(CANARY), "Debug of a payload shows no value");
+
+    if let Some(version) = version {
+        let seen = Want { seen: Some(version), ..Want::latest(&key) };
+        let again = provider.get(std::slice::from_ref(&seen)).await.remove(0);
+        check(matches!(again, Ok(Fetched::Unchanged)), "the version last seen is answered as unchanged");
+        fixture.put("one", &fields("changed")).await;
+        let changed = provider.get(&[seen]).await.remove(0);
+        check(
+            matches!(&changed, Ok(Fetched::Value { payload, .. }) if fields_of(payload)["user"] == "changed"),
+            "a changed value is not",
+        );
+    }
+
+    let mut wants = Vec::new();
+    for i in 0..30 {
+        wants.push(Want::latest(fixture.put(&format!("many-{i}"), &fields(&format!("value-{i}"))).await));
+    }
+    wants.insert(7, Want::latest(fixture.put("gone", &fields(CANARY)).await));
+    if !fixture.remove(&wants[7].key).await {
+        wants[7].key.push_str("-nowhere");
+    }
+    let answers = provider.get(&wants).await;
+    check(answers.len() == wants.len(), "there is an answer for every want");
+    check(matches!(answers[7], Err(Error::NotFound(_))), "what is gone is not found, and takes no other want along");
+    for (i, answer) in answers.iter().enumerate().filter(|(i, _)| *i != 7) {
+        let expected = format!("value-{}", i - usize::from(i > 7));
+        check(
+            matches!(answer, Ok(Fetched::Value { payload, .. }) if fields_of(payload)["user"] == expected),
+            "answers keep the order of wants",
+        );
+    }
+
+    let mut errors: Vec<String> = answers.into_iter().filter_map(Result::err).map(|e| e.to_string()).collect();
+    if let Some(key) = fixture.denied_key().await {
+        let answer = provider.get(&[Want::latest(&key)]).await.remove(0);
+        check(matches!(answer, Err(Error::Denied(_))), "what may not be read is denied, and not missing");
+        errors.extend(answer.err().map(|e| e.to_string()));
+    }
+    if let Some(stranger) = fixture.stranger().await {
+        let answer = stranger.get(&[Want::latest(&key)]).await.remove(0);
+        check(matches!(answer, Err(Error::Denied(_))), "bad credentials are denied, and nothing is missing for them");
+        errors.extend(answer.err().map(|e| e.to_string()));
+        check(matches!(stranger.validate().await, Err(Error::Denied(_))), "bad credentials do not validate");
+    }
+    check(errors.iter().all(|e| !e.contains(CANARY)), "no error holds a value");
+    provider.close().await;
+}
+
+/// The fields of a payload, be it JSON text or named values.
+fn fields_of(payload: &Payload) -> BTreeMap<String, String> {
+    match payload {
+        Payload::Bytes(bytes) => bytes.as_text().and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default(),
+        Payload::Fields(fields) => fields.iter().filter_map(|(k, v)| Some((k.clone(), v.as_text()?.to_owned()))).collect(),
+    }
+}

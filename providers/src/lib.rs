@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+#[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod error;
 #[cfg(feature = "fake")]

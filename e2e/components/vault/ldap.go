@@ -44,7 +44,8 @@ func serveDirectory(addr, password string) error {
 		response := r.NewSearchDoneResponse(gldap.WithResponseCode(gldap.ResultSuccess))
 		defer func() { _ = w.Write(response) }()
 		m, err := r.GetSearchMessage()
-		if err == nil && strings.Contains(m.Filter, ldapUser) && !strings.Contains(m.Filter, "memberUid") {
+		isUser := err == nil && (strings.Contains(m.BaseDN, "ou=people") || strings.EqualFold(m.BaseDN, ldapUserDN))
+		if isUser {
 			_ = w.Write(r.NewSearchResponseEntry(ldapUserDN, gldap.WithAttributes(map[string][]string{"cn": {ldapUser}})))
 		}
 	})

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use lockstep_crds::conditions::Condition;
 use lockstep_crds::{ClusterSecretStore, ExternalSecret, SecretStore};
 use lockstep_e2e::harness::{self, Harness, eventually};
 use lockstep_e2e::operator::{Operator, OperatorOptions};
@@ -166,8 +167,23 @@ impl Case {
 
     /// The condition Ready of an object, if it has one.
     pub async fn ready_of(&self, name: &str) -> Option<Ready> {
-        let object = self.objects().get_opt(name).await.unwrap()?;
-        ready(object.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default())
+        // As plain JSON: a scenario may have made an object that the types do not know.
+        let identity = json!({"apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret"});
+        let object = harness::api_of(&self.client, Some(&self.name), &identity).get_opt(name).await.unwrap()?;
+        let conditions = object.data["status"]["conditions"].clone();
+        ready(&serde_json::from_value::<Vec<Condition>>(conditions).unwrap_or_default())
+    }
+
+    /// Waits until the operator has answered the last change, with a sync or with a failure.
+    pub async fn caught_up_or_failed(&self, name: &str) {
+        eventually(&format!("{name} is answered"), async || {
+            let object = self.objects().get(name).await.unwrap();
+            let current = lockstep::external_secret::plan::synced_version(&object);
+            let status = object.status?;
+            let failed = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "False");
+            (failed || status.synced_resource_version == Some(current)).then_some(())
+        })
+        .await;
     }
 
     /// Waits until Ready has this status and reason and a message with `needle`; gives the message.
@@ -241,7 +257,7 @@ impl Case {
     }
 }
 
-fn ready(conditions: &[lockstep_crds::conditions::Condition]) -> Option<Ready> {
+fn ready(conditions: &[Condition]) -> Option<Ready> {
     let c = conditions.iter().find(|c| c.type_ == "Ready")?;
     Some(Ready {
         status: c.status.clone(),

@@ -1,1 +1,143 @@
-//! x
+//! `config/` as people apply it.
+
+use std::process::Command;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, PostParams};
+use lockstep_e2e::harness::{self, documents};
+use serde_json::{Value, json};
+
+use crate::case::Case;
+
+/// Renders a kustomization: with kubectl where there is one, else by hand, which knows resources, namespace and the patch.
+fn render(folder: &str) -> Vec<Value> {
+    let path = harness::root().join(folder);
+    let output = Command::new("kubectl").arg("kustomize").arg(&path).output();
+    match output {
+        Ok(output) if output.status.success() => documents(&String::from_utf8_lossy(&output.stdout)),
+        _ => by_hand(&path),
+    }
+}
+
+fn by_hand(path: &std::path::Path) -> Vec<Value> {
+    let file = std::fs::read_to_string(path.join("kustomization.yaml")).unwrap();
+    let kustomization = documents(&file).remove(0);
+    let mut all = Vec::new();
+    for resource in kustomization["resources"].as_array().unwrap() {
+        let resource = path.join(resource.as_str().unwrap());
+        if resource.is_dir() {
+            all.extend(by_hand(&resource));
+        } else {
+            all.extend(documents(&std::fs::read_to_string(resource).unwrap()));
+        }
+    }
+    for object in &mut all {
+        if let Some(namespace) = kustomization.get("namespace") {
+            object["metadata"]["namespace"] = namespace.clone();
+            for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+                subject["namespace"] = namespace.clone();
+            }
+        }
+        if object["kind"] == "Deployment" && kustomization.get("patches").is_some() {
+            let args = &mut object["spec"]["template"]["spec"]["containers"][0]["args"];
+            args.as_array_mut().unwrap().push(json!("--namespace=team-a"));
+        }
+    }
+    all
+}
+
+/// The pod that a Deployment would make is admitted: there is no kubelet here, so that is asked for directly.
+async fn pod_is_admitted(case: &Case, namespace: &str) -> Deployment {
+    let deployment: Deployment = Api::namespaced(case.client.clone(), namespace).get("lockstep").await.unwrap();
+    let template = deployment.spec.clone().unwrap().template;
+    let pod: Pod =
+        serde_json::from_value(json!({"metadata": {"name": "probe", "labels": {"app": "probe"}}, "spec": template.spec}))
+            .unwrap();
+    let pods: Api<Pod> = Api::namespaced(case.client.clone(), namespace);
+    pods.create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await.expect("the pod is admitted");
+    let mut root = pod.clone();
+    root.spec.as_mut().unwrap().security_context = None;
+    let refused = pods.create(&PostParams { dry_run: true, ..PostParams::default() }, &root).await;
+    assert!(refused.is_err_and(|e| e.to_string().contains("PodSecurity")), "the namespace does enforce the standard");
+    deployment
+}
+
+#[tokio::test]
+async fn the_default_kustomization_is_applied_to_a_restricted_namespace() {
+    let case = Case::new("deploy").await;
+    let objects = render("config/default");
+    for kind in
+        ["Namespace", "CustomResourceDefinition", "ClusterRole", "Deployment", "PodDisruptionBudget", "NetworkPolicy", "Role"]
+    {
+        assert!(objects.iter().any(|o| o["kind"] == kind), "{kind}");
+    }
+    for object in objects {
+        // The shared cluster has the CRDs, and a scenario widens one of them.
+        if object["kind"] != "CustomResourceDefinition" {
+            let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
+            harness::apply(&case.client, None, object).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+    let deployment = pod_is_admitted(&case, "lockstep-system").await;
+    assert_eq!(deployment.spec.unwrap().replicas, Some(2));
+}
+
+#[tokio::test]
+async fn the_single_namespace_overlay_gives_no_right_outside_of_it_and_the_operator_works_with_it() {
+    let case = Case::with_own_class("narrow").await;
+    harness::apply(
+        &case.client,
+        None,
+        json!({"apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": case.name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}),
+    )
+    .await
+    .unwrap();
+    for mut object in render("config/overlays/single-namespace") {
+        assert!(!object["kind"].as_str().unwrap().starts_with("Cluster"), "{object}");
+        object["metadata"]["namespace"] = json!(case.name);
+        for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+            subject["namespace"] = json!(case.name);
+        }
+        if object["kind"] == "Deployment" {
+            assert!(object.to_string().contains("--namespace=team-a"));
+        }
+        harness::apply(&case.client, None, object).await.unwrap();
+    }
+    pod_is_admitted(&case, &case.name).await;
+
+    let token = harness::service_account_token(&case.client, &case.name, "lockstep").await;
+    let cluster = &case.harness.control_plane;
+    let kubeconfig = case.harness.folder.path().join(format!("{}.kubeconfig", case.name));
+    std::fs::write(&kubeconfig, lockstep_e2e::control_plane::kubeconfig(&cluster.url, &cluster.ca, &format!("token: {token}")))
+        .unwrap();
+    let args = ["--namespace", &case.name, "--controller-class", &case.name, "--lease-namespace", &case.name];
+    let args = args.map(str::to_owned).to_vec();
+    let mut command = Command::new(&case.harness.binary);
+    let (metrics, health) = (lockstep_e2e::process::free_port(), lockstep_e2e::process::free_port());
+    command.arg("run").args(&args).env("KUBECONFIG", &kubeconfig).env("HOSTNAME", "narrow");
+    command.args(["--metrics-addr", &format!("127.0.0.1:{metrics}"), "--health-addr", &format!("127.0.0.1:{health}")]);
+    let operator = lockstep_e2e::process::Process::start(&command, &case.harness.folder.path().join("narrow.log"));
+    operator.wait_ready(std::time::Duration::from_secs(30), || operator.output().contains("caches filled; working"));
+    case.vault_store().await;
+    case.put("app", json!({"p": "CANARY-p"})).await;
+    case.external_secret("app", json!({"data": [case.data("p", "app", "p")]})).await;
+    case.secret_is("app", &[("p", "CANARY-p")]).await;
+    let mut cluster_store = json!({"data": [case.data("p", "app", "p")]});
+    cluster_store["secretStoreRef"] = json!({"name": "any", "kind": "ClusterSecretStore"});
+    case.external_secret("clustered", cluster_store).await;
+    case.failed("clustered", "this operator serves single namespaces").await;
+    assert!(!operator.output().contains("403"), "{}", operator.output());
+}
+
+#[tokio::test]
+async fn the_samples_are_accepted_as_they_are() {
+    let case = Case::new("samples").await;
+    let mut count = 0;
+    for object in render("config/samples/quickstart") {
+        case.apply(object).await.unwrap();
+        count += 1;
+    }
+    assert_eq!(count, 2);
+}

@@ -28,6 +28,9 @@ use data::ValueError;
 use plan::{Observed, Plan, Settings, Source};
 use status::{Failure, Gone, Outcome, Report, Retry};
 
+/// How old a shared answer may be for a periodic refresh, however long its interval.
+const SLACK_MAX: Duration = Duration::from_secs(15);
+
 /// What is known of an object beside its spec: what the status says, and what only this process needs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memo {
@@ -156,7 +159,7 @@ async fn sync(
     let seen = ctx.state.target(&key.namespace, object.target_name());
     let settled = memo.ready == Some(true) && !wake.changed && !wake.store && !seen.differs(memo.binding.as_ref());
     let known = if settled && memo.synced.as_deref() == Some(&plan::synced_version(object)) { &memo.versions[..] } else { &[] };
-    let fresh_after = fresh_after(ctx, memo, wake, settings);
+    let fresh_after = fresh_after(wake, settings);
 
     let mut answers = fetch(ctx, key, &sources, known, fresh_after).await;
     if answers.iter().all(|a| matches!(a, Ok(Fetched::Unchanged))) {
@@ -222,15 +225,10 @@ async fn write(
 }
 
 /// The moment that no answer may be older than: the cause of the wake, save that a periodic refresh takes an answer that is
-/// young against its interval, and a new object one of the last second (the resolution of its creation time).
-fn fresh_after(ctx: &Context, memo: &Memo, wake: Wake, settings: &Settings) -> Instant {
-    let slack = if wake.store || wake.target {
-        Duration::ZERO
-    } else if wake.changed {
-        if memo.refreshed.is_none() { ctx.options.read_reuse } else { Duration::ZERO }
-    } else {
-        settings.interval.map_or(Duration::ZERO, |i| i.mul_f64(0.1)).min(Duration::from_secs(15))
-    };
+/// young against its interval.
+fn fresh_after(wake: Wake, settings: &Settings) -> Instant {
+    let periodic = !(wake.changed || wake.store || wake.target);
+    let slack = settings.interval.filter(|_| periodic).map_or(Duration::ZERO, |i| i.mul_f64(0.1)).min(SLACK_MAX);
     wake.at.checked_sub(slack).unwrap_or(wake.at)
 }
 
