@@ -179,7 +179,7 @@ pub fn operator(release: bool) -> Result<PathBuf, String> {
         return Err("cargo could not build the operator".into());
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let binary = messages.filter_map(|m| m["executable"].as_str().map(PathBuf::from)).last();
+    let mut messages = text.lines().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let binary = messages.find_map(|m| m["executable"].as_str().map(PathBuf::from));
     binary.ok_or_else(|| "cargo named no binary".into())
 }

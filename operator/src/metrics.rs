@@ -46,11 +46,13 @@ struct WriteLabels {
     resource: &'static str,
 }
 
+type Durations = Family<KindLabel, Histogram, fn() -> Histogram>;
+
 /// Counters and histograms; the rest is read from the live state when Prometheus asks ([`Live`]).
 #[derive(Default)]
 pub struct Metrics {
     reconciles: Family<ReconcileLabels, Counter>,
-    durations: OnceLock<Family<KindLabel, Histogram, fn() -> Histogram>>,
+    durations: OnceLock<Durations>,
     calls: Family<CallLabels, Counter>,
     shared: Family<ReadLabels, Counter>,
     requests: Family<WriteLabels, Counter>,
@@ -69,7 +71,7 @@ impl Metrics {
         self.durations().get_or_create(&KindLabel { kind }).observe(took.as_secs_f64());
     }
 
-    fn durations(&self) -> &Family<KindLabel, Histogram, fn() -> Histogram> {
+    fn durations(&self) -> &Durations {
         self.durations.get_or_init(|| Family::new_with_constructor(durations as fn() -> Histogram))
     }
 

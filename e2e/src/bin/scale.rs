@@ -198,7 +198,7 @@ fn round(x: f64) -> f64 {
 }
 
 fn start(harness: &Harness) -> Operator {
-    let args = ["--leader-elect=false", "--log-level", "error"].map(str::to_owned).to_vec();
+    let args = ["--leader-elect=false", "--log-level", "info"].map(str::to_owned).to_vec();
     harness.operator(&OperatorOptions { args, name: "scale".into() })
 }
 

@@ -35,7 +35,7 @@ fn by_hand(path: &std::path::Path) -> Vec<Value> {
     for object in &mut all {
         if let Some(namespace) = kustomization.get("namespace") {
             object["metadata"]["namespace"] = namespace.clone();
-            for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+            for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
                 subject["namespace"] = namespace.clone();
             }
         }
@@ -97,7 +97,7 @@ async fn the_single_namespace_overlay_gives_no_right_outside_of_it_and_the_opera
     for mut object in render("config/overlays/single-namespace") {
         assert!(!object["kind"].as_str().unwrap().starts_with("Cluster"), "{object}");
         object["metadata"]["namespace"] = json!(case.name);
-        for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+        for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
             subject["namespace"] = json!(case.name);
         }
         if object["kind"] == "Deployment" {

@@ -5,6 +5,8 @@
 
 pub mod data;
 pub mod plan;
+#[cfg(test)]
+mod shell_tests;
 pub mod status;
 pub mod target;
 

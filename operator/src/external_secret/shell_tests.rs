@@ -1,0 +1,157 @@
+//! The shell against a scripted API server: which requests go out, in which order, and what a refusal leads to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use kube::client::Body;
+use lockstep_crds::SecretStoreSpec;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tower_test::mock::Handle;
+
+use super::reconcile;
+use crate::context::Context;
+use crate::keys::{ObjectKey, StoreKey};
+use crate::queue::Wake;
+use crate::state::{StoreEntry, view};
+
+type Api = Handle<Request<Body>, Response<Body>>;
+
+/// A context with one object on a fake store with `values`.
+fn context(values: Value, spec: Value) -> (Arc<Context>, Api, ObjectKey) {
+    let (ctx, api) = Context::test();
+    let store = StoreKey { namespace: Some("ns".into()), name: "fake".into() };
+    let spec_of_store: SecretStoreSpec = serde_json::from_value(json!({"provider": {"fake": {"data": values}}})).unwrap();
+    let view = view(store, "store-uid", 1, spec_of_store);
+    ctx.state.store_applied(StoreEntry { view, status: Default::default(), uid: "store-uid".into() });
+    let key = ObjectKey::new("ns", "es");
+    apply(&ctx, &key, spec);
+    (ctx, api, key)
+}
+
+fn apply(ctx: &Context, key: &ObjectKey, more: Value) {
+    let mut spec = json!({"secretStoreRef": {"name": "fake"}, "data": [{"secretKey": "k", "remoteRef": {"key": "app"}}]});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let object = serde_json::from_value(json!({
+        "apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret",
+        "metadata": {"name": "es", "namespace": "ns", "uid": "es-uid", "generation": 1}, "spec": spec,
+    }));
+    ctx.state.object_applied(key, object.unwrap());
+}
+
+fn app(value: &str) -> Value {
+    json!([{"key": "app", "value": value}])
+}
+
+/// Answers one request; gives its method, path and body.
+async fn answer(api: &mut Api, code: u16, body: Value) -> (String, String, Value) {
+    let (request, send) = api.next_request().await.expect("a request");
+    let (parts, sent) = request.into_parts();
+    let sent = sent.collect_bytes().await.expect("a body");
+    send.send_response(Response::builder().status(code).body(Body::from(serde_json::to_vec(&body).unwrap())).unwrap());
+    (parts.method.to_string(), parts.uri.path().to_owned(), serde_json::from_slice(&sent).unwrap_or(Value::Null))
+}
+
+fn meta(version: &str) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {"name": "es", "namespace": "ns", "uid": "s", "resourceVersion": version}})
+}
+
+fn refusal(code: u16, reason: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason})
+}
+
+fn start(ctx: &Arc<Context>, key: &ObjectKey) -> tokio::task::JoinHandle<Option<Duration>> {
+    let (ctx, key) = (ctx.clone(), key.clone());
+    tokio::spawn(async move { reconcile(&ctx, &key, Wake::changed(Instant::now())).await })
+}
+
+#[tokio::test]
+async fn a_first_sync_is_a_create_and_a_status_patch_and_the_next_look_is_none() {
+    let (ctx, mut api, key) = context(app("CANARY"), json!({}));
+    let run = start(&ctx, &key);
+    let (method, path, sent) = answer(&mut api, 201, meta("5")).await;
+    assert_eq!((method.as_str(), path.as_str()), ("POST", "/api/v1/namespaces/ns/secrets"));
+    assert_eq!(sent["data"]["k"], "Q0FOQVJZ");
+    assert_eq!(sent["metadata"]["ownerReferences"][0]["uid"], "es-uid");
+    let (method, path, sent) = answer(&mut api, 200, meta("6")).await;
+    assert_eq!(
+        (method.as_str(), path.as_str()),
+        ("PATCH", "/apis/external-secrets.io/v1/namespaces/ns/externalsecrets/es/status")
+    );
+    assert_eq!(sent["status"]["binding"]["resourceVersion"], "5");
+    assert!(!sent.to_string().contains("CANARY"));
+    let next = run.await.unwrap().expect("a next refresh");
+    assert!(next > Duration::from_secs(3000));
+    // No request is left, and the next look sends none: it ends without an answer.
+    assert!(start(&ctx, &key).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_conflict_is_looked_at_again_and_written_over_the_newer_version() {
+    let (ctx, mut api, key) = context(app("new"), json!({}));
+    let owner = json!([{"apiVersion": "v1", "kind": "ExternalSecret", "name": "es", "uid": "es-uid", "controller": true}]);
+    let there = |version: &str| json!({"metadata": {"name": "es", "namespace": "ns", "uid": "s", "resourceVersion": version, "ownerReferences": owner}, "data": {"k": "b2xk"}});
+    let run = start(&ctx, &key);
+    assert_eq!(answer(&mut api, 409, refusal(409, "AlreadyExists")).await.0, "POST");
+    assert_eq!(answer(&mut api, 200, there("7")).await.0, "GET");
+    let (method, _, sent) = answer(&mut api, 409, refusal(409, "Conflict")).await;
+    assert_eq!((method.as_str(), &sent["metadata"]["resourceVersion"]), ("PUT", &json!("7")));
+    assert_eq!(answer(&mut api, 200, there("8")).await.0, "GET");
+    let (method, _, sent) = answer(&mut api, 200, meta("9")).await;
+    assert_eq!((method.as_str(), &sent["metadata"]["resourceVersion"]), ("PUT", &json!("8")));
+    let (_, _, sent) = answer(&mut api, 200, meta("10")).await;
+    assert_eq!(sent["status"]["binding"]["resourceVersion"], "9");
+    run.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_status_that_could_not_be_written_is_told_by_the_next_run_without_another_write_to_the_secret() {
+    let (ctx, mut api, key) = context(app("v"), json!({}));
+    let run = start(&ctx, &key);
+    let (_, _, created) = answer(&mut api, 201, meta("5")).await;
+    assert_eq!(answer(&mut api, 500, refusal(500, "InternalError")).await.0, "PATCH");
+    assert!(run.await.unwrap().expect("a retry") <= Duration::from_secs(2));
+    let run = start(&ctx, &key);
+    let mut there = created;
+    there["metadata"]["uid"] = json!("s");
+    there["metadata"]["resourceVersion"] = json!("5");
+    assert_eq!(answer(&mut api, 200, there).await.0, "GET");
+    let (method, _, sent) = answer(&mut api, 200, meta("6")).await;
+    assert_eq!((method.as_str(), &sent["status"]["binding"]["resourceVersion"]), ("PATCH", &json!("5")));
+    run.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_deletion_policy_deletes_only_the_very_secret_that_was_written() {
+    let (ctx, mut api, key) = context(app("v"), json!({"target": {"deletionPolicy": "Delete"}}));
+    let run = start(&ctx, &key);
+    answer(&mut api, 201, meta("5")).await;
+    answer(&mut api, 200, meta("6")).await;
+    run.await.unwrap();
+    // The store has nothing any more: another generation of it is a new connection.
+    let spec: SecretStoreSpec = serde_json::from_value(json!({"provider": {"fake": {"data": []}}})).unwrap();
+    let view = view(StoreKey { namespace: Some("ns".into()), name: "fake".into() }, "store-uid", 2, spec);
+    ctx.state.store_applied(StoreEntry { view, status: Default::default(), uid: "store-uid".into() });
+    let store_changed = |ctx: &Arc<Context>| {
+        let (ctx, key) = (ctx.clone(), key.clone());
+        tokio::spawn(async move { reconcile(&ctx, &key, Wake::store(Instant::now())).await })
+    };
+    // Somebody replaced it meanwhile: it is not ours to delete.
+    let own = ctx.state.target("ns", "es");
+    ctx.state.target_written(&key, super::target::Seen::There { uid: "another".into(), version: "8".into() });
+    let run = store_changed(&ctx);
+    let (method, _, sent) = answer(&mut api, 200, meta("9")).await;
+    assert_eq!(method, "PATCH");
+    assert!(sent["status"]["conditions"][0]["message"].as_str().unwrap().contains("it is not deleted"), "{sent}");
+    run.await.unwrap();
+    // It is the one that was written: it goes, with its UID and version as conditions.
+    ctx.state.target_written(&key, own);
+    let run = store_changed(&ctx);
+    let (method, path, sent) = answer(&mut api, 200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})).await;
+    assert_eq!((method.as_str(), path.as_str()), ("DELETE", "/api/v1/namespaces/ns/secrets/es"));
+    assert_eq!(sent["preconditions"], json!({"uid": "s", "resourceVersion": "5"}));
+    let (_, _, sent) = answer(&mut api, 200, meta("10")).await;
+    assert_eq!(sent["status"]["conditions"][0]["reason"], "SecretDeleted");
+    run.await.unwrap();
+}
