@@ -32,7 +32,7 @@ use crate::{external_secret, kube_io, store};
 
 /// Reconciles at once. Most of them wait for a provider; what they may send to the API server is bounded by
 /// [`crate::context::Options::concurrency`].
-const RECONCILES: usize = 2048;
+const RECONCILES: usize = 512;
 /// How long a stop waits for writes under way.
 const STOP_WITHIN: Duration = Duration::from_millis(3500);
 

@@ -54,7 +54,6 @@ async fn two_objects_merge_into_one_secret_and_each_takes_only_its_own_keys_away
     case.external_secret("one", one(&["a", "b"])).await;
     case.ready_is("one", "False", "SecretMissing", "creationPolicy Merge makes none").await;
     case.apply_secret("both", &[("theirs", "CANARY-t")]).await;
-    case.force_sync("one").await;
     case.external_secret("two", one(&["c"])).await;
     case.secret_is("both", &[("a", "CANARY-a"), ("b", "CANARY-b"), ("c", "CANARY-c"), ("theirs", "CANARY-t")]).await;
     case.external_secret("one", one(&["a"])).await;

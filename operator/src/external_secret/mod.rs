@@ -346,7 +346,10 @@ async fn tell(
     if let Some(patch) = patch {
         ctx.metrics.api_request("patch", "externalsecrets/status");
         let url = Api::<ExternalSecret>::namespaced(ctx.client.clone(), &key.namespace).resource_url().to_owned();
-        match kube_io::patch_status(&ctx.client, &url, &key.name, &patch).await {
+        let permit = ctx.writes.acquire().await;
+        let sent = kube_io::patch_status(&ctx.client, &url, &key.name, &patch).await;
+        drop(permit);
+        match sent {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => return None,
             Err(error) => {

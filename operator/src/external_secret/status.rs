@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lockstep_crds::ExternalSecret;
 use lockstep_crds::conditions::{Condition, ConditionType, EventReason, SecretReason};
-use lockstep_crds::external_secret::{Binding, DeletionPolicy};
+use lockstep_crds::external_secret::{Binding, DeletionPolicy, RefreshPolicy};
 use lockstep_providers::Error;
 use serde_json::{Value, json};
 
@@ -70,6 +70,8 @@ pub enum Retry {
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Longest wait after a failure that may pass.
 const BACKOFF_MAX: Duration = Duration::from_secs(420);
+/// Wait after a failure that does not pass by itself, of an object that is refreshed only once.
+const RETRY_WITHOUT_INTERVAL: Duration = Duration::from_secs(3600);
 /// A condition's message at most.
 const MESSAGE_MAX: usize = 2000;
 
@@ -108,9 +110,10 @@ impl Failure {
     pub fn writing(error: ApplyError) -> Self {
         let reason = SecretReason::SecretSyncedError;
         match error {
-            ApplyError::Refused(message) => Self { reason, category: "target_refused", message, retry: Retry::AtInterval },
+            ApplyError::Refused(message) => Self { reason, category: "target_refused", message, retry: Retry::Backoff },
+            // Nothing tells of a Secret that is not labelled as managed: its coming and going is looked for.
             ApplyError::Missing(message) => {
-                Self { reason: SecretReason::SecretMissing, category: "target_missing", message, retry: Retry::AtInterval }
+                Self { reason: SecretReason::SecretMissing, category: "target_missing", message, retry: Retry::Backoff }
             }
             ApplyError::Conflict(message) => Self { reason, category: "conflict", message, retry: Retry::Now },
             ApplyError::Api(message) => Self { reason, category: "api_server", message, retry: Retry::Backoff },
@@ -233,7 +236,13 @@ fn after(retry: Retry, object: &ExternalSecret, settings: Option<&Settings>, mem
             let share = identity.bytes().fold(memo.failures as u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b))) % 250;
             Some(wait.mul_f64(1.0 - share as f64 / 1000.0))
         }
-        Retry::AtInterval => settings.and_then(|s| next_refresh(object, s, Some(now))).map(|at| until(now, at)),
+        Retry::AtInterval => {
+            // Whatever the policy says of refreshes: what failed is tried again.
+            let settings = settings?;
+            let again =
+                Settings { policy: RefreshPolicy::Periodic, interval: settings.interval.or(Some(RETRY_WITHOUT_INTERVAL)) };
+            next_refresh(object, &again, Some(now)).map(|at| until(now, at))
+        }
     }
 }
 
@@ -374,6 +383,18 @@ mod tests {
         assert!((0.7..=1.0).contains(&wait(Error::unavailable("x")).0));
         let conflict = tell(&Memo::default(), Outcome::Failed(Failure::writing(ApplyError::Conflict("x".into()))), at(0));
         assert!(conflict.requeue.unwrap() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_under_every_refresh_policy() {
+        for policy in [RefreshPolicy::Periodic, RefreshPolicy::OnChange, RefreshPolicy::CreatedOnce] {
+            for interval in [None, Some(Duration::from_secs(3600))] {
+                let settings = Settings { policy, interval };
+                let outcome = failed(Error::NotFound("x".into()));
+                let r = report(&object(), &Memo::default(), outcome, Some(&settings), at(0), HEARTBEAT);
+                assert!(r.requeue.is_some_and(|wait| wait <= Duration::from_secs(3600)), "{settings:?}");
+            }
+        }
     }
 
     #[test]
