@@ -626,8 +626,8 @@ pub struct Binding {
     /// Resource version that the last write of the target gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource_version: Option<String>,
-    /// Keyed hash of what was last written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Salted hash of what was last written. Never in the object: whoever may read it could try out values against the hash.
+    #[serde(skip)]
     pub data_hash: Option<String>,
 }
 

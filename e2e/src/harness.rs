@@ -76,7 +76,8 @@ impl Harness {
 /// A client for a kubeconfig.
 pub async fn client(kubeconfig: &Path) -> Client {
     let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
-    let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
+    config.proxy_url = None;
     Client::try_from(config).expect("a client")
 }
 
@@ -201,6 +202,7 @@ pub async fn shared() -> (Arc<Harness>, &'static Operator) {
 fn stop_at_exit(harness: &Harness) {
     let mut command = std::process::Command::new("sh");
     command.args(["-c", "cat >/dev/null; sleep 8; rm -rf \"$1\"", "cleaner"]).arg(harness.folder.path());
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
     if let Ok(child) = command.stdin(std::process::Stdio::piped()).spawn() {
         // Its standard input stays open for as long as this process lives.
         std::mem::forget(child);

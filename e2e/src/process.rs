@@ -48,7 +48,12 @@ impl Process {
                 None => guard.env_remove(key),
             };
         }
-        let mut guard = guard.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh starts");
+        // Ctrl-C at a terminal goes to a whole group: the guard must outlive it to kill what it guards.
+        let mut guard = std::os::unix::process::CommandExt::process_group(&mut guard, 0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh starts");
         let mut line = String::new();
         BufReader::new(guard.stdout.take().expect("piped")).read_line(&mut line).expect("the guard says a pid");
         let pid = line.trim().parse().expect("a pid");
@@ -108,6 +113,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();
+        if self.is_running() {
+            self.signal("KILL");
+        }
     }
 }
 

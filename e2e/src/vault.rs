@@ -55,7 +55,7 @@ impl Vault {
             .arg(folder.join("vault.key"));
         let process = Process::start(&command, &folder.join("vault.log"));
         process.wait_ready(Duration::from_secs(60), || process.output().lines().any(|l| l == "ready"));
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client");
         let url = format!("http://127.0.0.1:{port}");
         let tls_url = format!("https://127.0.0.1:{tls_port}");
         Ok(Self { url, tls_url, ldap_port, authority, audit: folder.join("audit.log"), process, http })
@@ -120,6 +120,11 @@ impl Vault {
 
     /// How many requests of an operation (`read`, `update`) the audit log has for paths that begin with `prefix`.
     pub fn requests(&self, operation: &str, prefix: &str) -> usize {
+        self.requests_of(operation, prefix, "")
+    }
+
+    /// The same, of identities whose display name begins with `who`, such as `userpass-`.
+    pub fn requests_of(&self, operation: &str, prefix: &str, who: &str) -> usize {
         let log = std::fs::read_to_string(&self.audit).unwrap_or_default();
         let counts = |line: &&str| {
             let Ok(entry) = serde_json::from_str::<Value>(line) else { return false };
@@ -127,6 +132,7 @@ impl Vault {
             entry["type"] == "request"
                 && request["operation"] == operation
                 && request["path"].as_str().is_some_and(|p| p.starts_with(prefix))
+                && entry["auth"]["display_name"].as_str().unwrap_or_default().starts_with(who)
         };
         log.lines().filter(counts).count()
     }

@@ -68,6 +68,7 @@ pub struct Connections {
     options: Options,
     own_cluster: OwnCluster,
     token_file: std::path::PathBuf,
+    narrow: bool,
     metrics: Arc<Metrics>,
     slots: Mutex<HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>>,
     on_away: Arc<dyn Fn(&StoreKey) + Send + Sync>,
@@ -80,10 +81,11 @@ impl Connections {
         options: Options,
         own_cluster: OwnCluster,
         token_file: std::path::PathBuf,
+        narrow: bool,
         metrics: Arc<Metrics>,
         on_away: Arc<dyn Fn(&StoreKey) + Send + Sync>,
     ) -> Self {
-        Self { client, options, own_cluster, token_file, metrics, slots: Mutex::default(), on_away }
+        Self { client, options, own_cluster, token_file, narrow, metrics, slots: Mutex::default(), on_away }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>> {
@@ -123,6 +125,7 @@ impl Connections {
             metrics: self.metrics.clone(),
             own_cluster: self.own_cluster.clone(),
             token_file: self.token_file.clone(),
+            narrow: self.narrow,
         };
         let connected = registry::connect(&store.spec.provider, Arc::new(resolver), &self.options).await?;
         let labels = StoreLabels { store: store.key.to_string(), provider };
@@ -130,12 +133,13 @@ impl Connections {
         Ok(Reader::new(connected, retries, labels, self.metrics.clone(), Box::new(move || on_away(&away))))
     }
 
-    /// What a connection was made from has changed: the next user makes a new one.
+    /// What a connection was made from has changed: it is closed, and the next user makes a new one.
     pub async fn invalidate(&self, key: &ConnectionKey) {
         let slot = self.lock().get(key).cloned();
         if let Some(slot) = slot {
             let mut slot = slot.lock().await;
             slot.identity = None;
+            close(slot.made.take());
         }
     }
 

@@ -109,6 +109,7 @@ impl Context {
                 registry::Options { timeout: options.provider_timeout },
                 own_cluster,
                 options.token_file.clone(),
+                !options.namespaces.is_empty(),
                 metrics.clone(),
                 on_away,
             );

@@ -37,11 +37,14 @@ impl kube::Resource for Meta {
     }
 }
 
+/// How long one write may take; the client's own deadline is that of a watch.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 async fn send(client: &Client, mut request: http::Request<Vec<u8>>) -> kube::Result<Meta> {
     request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(METADATA_ONLY));
-    client.request(request).await
+    let late = |_| Err(kube::Error::Service("no answer in time".into()));
+    tokio::time::timeout(DEADLINE, client.request(request)).await.unwrap_or_else(late)
 }
 
 fn build(error: kube::core::request::Error) -> kube::Error {

@@ -77,6 +77,10 @@ impl Election {
         taken(api.replace(&self.name, &PostParams::default(), &self.lease(Some(&lease))).await)
     }
 
+    fn is_held_by_us(&self, lease: &Lease) -> bool {
+        lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref()) == Some(&self.identity)
+    }
+
     fn lease(&self, before: Option<&Lease>) -> Lease {
         let spec = before.and_then(|l| l.spec.as_ref());
         let mine = spec.and_then(|s| s.holder_identity.as_deref()) == Some(&self.identity);
@@ -129,7 +133,13 @@ impl Leadership {
                         self.renewed = asked;
                         break;
                     }
-                    Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => return,
+                    Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => {
+                        // Either another holds it, or a renewal of ours went through and its answer was lost.
+                        match tokio::time::timeout_at(lost_at, self.api.get_opt(&self.election.name)).await {
+                            Ok(Ok(Some(lease))) if self.election.is_held_by_us(&lease) => self.lease = lease,
+                            _ => return,
+                        }
+                    }
                     Ok(Err(_)) if Instant::now() + Duration::from_millis(500) < lost_at => {
                         tokio::time::sleep(Duration::from_millis(500)).await;
                     }

@@ -90,7 +90,8 @@ where
     let mut listed: HashSet<F::Key> = HashSet::new();
     while let Some(event) = stream.next().await {
         match event {
-            Ok(Event::Init) => listed.clear(),
+            // What a list showed before it broke off is known, and gone unless the next one shows it.
+            Ok(Event::Init) => known.extend(listed.drain()),
             Ok(Event::InitApply(object)) => {
                 if let Some(key) = follower.key(&object) {
                     listed.insert(key.clone());

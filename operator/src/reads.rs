@@ -153,6 +153,7 @@ impl Reader {
         let key = ReadKey::of(want);
         if let Some(slot) = state.slots.get_mut(&key)
             && slot.started.is_none_or(|started| started >= fresh_after)
+            && !passed(&slot.answer)
         {
             match slot.started {
                 None if slot.seen != want.seen => slot.seen = None,
@@ -307,6 +308,11 @@ impl Reader {
     }
 }
 
+/// Whether an answer is a failure that may have passed: nobody else is given it.
+fn passed(answer: &Answer) -> bool {
+    matches!(answer.peek(), Some(Ok(Err(Error::Unavailable { .. } | Error::Throttled { .. }))))
+}
+
 fn result_label(answer: &Result<Fetched>) -> &'static str {
     match answer {
         Ok(Fetched::Unchanged) => "unchanged",
@@ -406,6 +412,19 @@ mod tests {
         for (i, answer) in answers.iter().enumerate() {
             assert!(text(answer).starts_with(&format!("k{i}#")));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retry_settings_are_tries_after_the_first() {
+        let script =
+            Arc::new(Script { calls: 0.into(), wants: 0.into(), batch: 1, fail: Mutex::new(Some(Error::unavailable("x"))) });
+        let labels = StoreLabels { store: "SecretStore a/b".into(), provider: "script".into() };
+        let retries = Retries { max: 2, interval: Duration::from_secs(3) };
+        let reader = Reader::new(script.clone(), retries, labels, Arc::default(), Box::new(|| {}));
+        let begun = Instant::now();
+        assert!(reader.read(&[Want::latest("a")], begun).await[0].is_err());
+        assert_eq!(script.calls.load(Ordering::SeqCst), 3);
+        assert!(begun.elapsed() >= Duration::from_secs(6));
     }
 
     #[tokio::test(start_paused = true)]

@@ -70,6 +70,8 @@ pub struct StoreResolver {
     pub own_cluster: OwnCluster,
     /// File with the pod's own token.
     pub token_file: std::path::PathBuf,
+    /// Whether the operator's rights end at the namespaces that it serves.
+    pub narrow: bool,
 }
 
 impl StoreResolver {
@@ -174,6 +176,14 @@ impl Resolver for StoreResolver {
     }
 
     async fn own_token(&self, field: &str) -> Result<SecretBytes> {
+        // Whoever may write a SecretStore names the server that the token goes to: a token with rights to every Secret of the
+        // cluster is only an administrator's to send.
+        if self.caller.store.kind() == StoreKind::SecretStore && !self.narrow {
+            return Err(Error::invalid(
+                field,
+                "names no serviceAccountRef or secretRef; the operator's own token is for ClusterSecretStores only, so name one",
+            ));
+        }
         let read = tokio::fs::read(&self.token_file).await;
         read.map(SecretBytes::new).map_err(|error| {
             let file = self.token_file.display();

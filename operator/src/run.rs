@@ -37,6 +37,8 @@ pub enum RunError {
 pub async fn connect() -> Result<(Client, OwnCluster, String), RunError> {
     let mut config = Config::infer().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
     config.default_retry = false;
+    // Proxies of the environment are for elsewhere; one that a kubeconfig names can't be told from them.
+    config.proxy_url = None;
     config.connect_timeout = Some(Duration::from_secs(5));
     // A watch is silent for as long as nothing happens; its bookmarks come at least every minute.
     config.read_timeout = Some(Duration::from_secs(295));

@@ -58,10 +58,10 @@ impl State {
         self.lock().memos.get(key).cloned().unwrap_or_else(|| Memo::of(object))
     }
 
-    /// Remembers, as long as the object is there.
-    pub fn remember(&self, key: &ObjectKey, memo: Memo) {
+    /// Remembers, as long as the very object is there.
+    pub fn remember(&self, key: &ObjectKey, object: &ExternalSecret, memo: Memo) {
         let mut inner = self.lock();
-        if inner.objects.contains_key(key) {
+        if inner.objects.get(key).is_some_and(|o| o.metadata.uid == object.metadata.uid) {
             inner.memos.insert(key.clone(), memo);
         }
     }
@@ -104,7 +104,7 @@ impl State {
         }
     }
 
-    /// The other object that has this one's target, if both want the whole of it: the older one has it.
+    /// The other object that has this one's target, if both want the whole of it.
     pub fn claimed_by(&self, key: &ObjectKey, object: &ExternalSecret) -> Option<ObjectKey> {
         let exact = |o: &ExternalSecret| matches!(o.spec.target.creation_policy, CreationPolicy::Owner | CreationPolicy::Orphan);
         if !exact(object) {
@@ -112,10 +112,19 @@ impl State {
         }
         let inner = self.lock();
         let claims = inner.by_target.get(&ObjectKey::new(&key.namespace, object.target_name()))?;
-        let age = |o: &ExternalSecret| o.metadata.creation_timestamp.as_ref().map(|t| t.0);
-        let mine = (age(object), &key.name);
+        // Whoever has written the Secret keeps it; else the older object has it.
+        let seen = inner.targets.get(&ObjectKey::new(&key.namespace, object.target_name()));
+        let has = |k: &ObjectKey, o: &ExternalSecret| {
+            let told = || o.status.as_ref().and_then(|s| s.binding.as_ref());
+            let binding = inner.memos.get(k).map_or_else(told, |m| m.binding.as_ref());
+            let uid = binding.filter(|b| b.name == o.target_name()).and_then(|b| b.uid.as_deref());
+            matches!((seen, uid), (Some(Seen::There { uid: there, .. }), Some(uid)) if there == uid)
+        };
+        let rank =
+            |k: &ObjectKey, o: &ExternalSecret| (!has(k, o), o.metadata.creation_timestamp.as_ref().map(|t| t.0), k.name.clone());
+        let mine = rank(key, object);
         let others = claims.iter().filter(|k| *k != key).filter_map(|k| inner.objects.get(k).map(|o| (k, o)));
-        others.filter(|(k, o)| exact(o) && (age(o), &k.name) < mine).map(|(k, _)| k.clone()).min()
+        others.filter(|(k, o)| exact(o) && rank(k, o) < mine).map(|(k, _)| k.clone()).min()
     }
 
     /// Whether an object's stores can be used by it.
@@ -192,7 +201,16 @@ impl State {
 
     /// This process wrote the target: the watch's echo will tell nothing new.
     pub fn target_written(&self, key: &ObjectKey, seen: Seen) {
-        self.lock().set_target(key, seen);
+        let mut inner = self.lock();
+        // The watch may have shown a later change of somebody else before our answer was read.
+        if !inner.targets.get(key).is_some_and(|known| is_older(&seen, known)) {
+            inner.set_target(key, seen);
+        }
+    }
+
+    /// This process deleted the target.
+    pub fn target_removed(&self, key: &ObjectKey) {
+        self.lock().set_target(key, Seen::Absent);
     }
 
     /// The watch shows the target; answers whose it is, unless that is known already.

@@ -74,19 +74,21 @@ pub(crate) fn identity(field: &str, certificate: &SecretBytes, key: &SecretBytes
     Identity::from_pem(&pem).map_err(|_| Error::invalid(field, "is no PEM certificate with its PEM private key"))
 }
 
-/// Builds the client: bounded in time, at most one redirect, never from https to http.
+/// Builds the client: bounded in time, at most one redirect and only to the same host (tokens travel in headers that the
+/// library does not know), and without the proxies of the operator's environment, which no spec asked for.
 pub(crate) fn client(field: &str, tls: Tls, options: &Options) -> Result<Client> {
     let redirects = reqwest::redirect::Policy::custom(|attempt| {
-        let downgrade =
-            attempt.previous().last().is_some_and(|from| from.scheme() == "https" && attempt.url().scheme() != "https");
-        if downgrade || attempt.previous().len() > 1 { attempt.stop() } else { attempt.follow() }
+        let from = attempt.previous().last();
+        let same = from.is_some_and(|f| f.host_str() == attempt.url().host_str() && f.scheme() == attempt.url().scheme());
+        if same && attempt.previous().len() < 2 { attempt.follow() } else { attempt.stop() }
     });
     let mut builder = Client::builder()
         .user_agent(concat!("lockstep/", env!("CARGO_PKG_VERSION")))
         .timeout(options.timeout)
         .connect_timeout(options.timeout.min(Duration::from_secs(5)))
         .pool_idle_timeout(Duration::from_secs(90))
-        .redirect(redirects);
+        .redirect(redirects)
+        .no_proxy();
     if let Some(authorities) = tls.authorities {
         builder = builder.tls_certs_only(authorities);
     }
@@ -132,7 +134,26 @@ pub(crate) fn no_answer(server: &str, error: reqwest::Error, secrets: &[&str]) -
     Error::unreachable(format!("{server} {what} ({})", causes(&error, secrets)))
 }
 
+/// A Secret holds at most 1 MiB; the JSON around a value can double it.
+const MAX_ANSWER: usize = 8 << 20;
+
+/// The body of an answer, up to a limit.
+pub(crate) async fn body(mut response: reqwest::Response, server: &str, secrets: &[&str]) -> Result<Zeroizing<Vec<u8>>> {
+    let expected = response.content_length().unwrap_or(512).min(MAX_ANSWER as u64) as usize;
+    let mut body = Zeroizing::new(Vec::with_capacity(expected));
+    while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(server, error, secrets))? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Err(Error::invalid("remoteRef.key", format!("the answer of {server} is longer than {MAX_ANSWER} bytes")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// Longest rest that a server can ask for.
+const MAX_REST: Duration = Duration::from_secs(300);
+
 /// `Retry-After` in seconds.
 pub(crate) fn retry_after(headers: &reqwest::header::HeaderMap) -> Option<Duration> {
-    headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
+    headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.parse().ok().map(|s| Duration::from_secs(s).min(MAX_REST))
 }

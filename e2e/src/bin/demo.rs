@@ -68,17 +68,25 @@ struct Stage {
     _operator: Operator,
     kubeconfig: PathBuf,
     client: Client,
-    made_crds: bool,
+    made_crds: Vec<String>,
     _folder: tempfile::TempDir,
 }
 
 async fn run(args: &Args) -> Result<(), String> {
     let begun = Instant::now();
     let stage = set_up(args).await?;
-    let played = play(&stage).await;
-    if played.is_ok() && !args.once {
-        leave_running(&stage).await;
-    }
+    // Ctrl-C at any point leads to the same clean-up.
+    let played: Result<(), String> = tokio::select! {
+        played = async {
+            play(&stage).await?;
+            if !args.once {
+                leave_running(&stage);
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        } => played,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    };
     clean_up(&stage).await;
     played?;
     anstream::println!("\n{GREEN}✓{GREEN:#} {BOLD}done{BOLD:#} {DIM}after {} s{DIM:#}", begun.elapsed().as_secs());
@@ -119,6 +127,12 @@ async fn set_up(args: &Args) -> Result<Stage, String> {
     note("building the operator with cargo, once");
     let binary = tokio::task::spawn_blocking(|| components::operator(false)).await.map_err(|e| e.to_string())??;
     let client = harness::client(&kubeconfig).await;
+    let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
+    if namespaces.get_opt(NAMESPACE).await.map_err(|e| e.to_string())?.is_some() {
+        return Err(format!(
+            "namespace {NAMESPACE} is there already; the demo would remove it at its end, so remove or rename it first"
+        ));
+    }
     let made_crds = install_crds(&binary, &kubeconfig, &client).await?;
     harness::create_namespace(&client, NAMESPACE).await;
     let options = OperatorOptions { args: operator_args(own), name: "demo".into() };
@@ -137,18 +151,26 @@ fn operator_args(own: bool) -> Vec<String> {
     args.into_iter().map(str::to_owned).collect()
 }
 
-async fn install_crds(binary: &Path, kubeconfig: &Path, client: &Client) -> Result<bool, String> {
+/// Installs the CRDs that are not there; answers which.
+async fn install_crds(binary: &Path, kubeconfig: &Path, client: &Client) -> Result<Vec<String>, String> {
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let there = crds.get_opt("externalsecrets.external-secrets.io").await.map_err(|e| e.to_string())?.is_some();
-    if there {
+    let mut missing = Vec::new();
+    for crd in lockstep_crds::all_crds() {
+        let name = crd.metadata.name.unwrap_or_default();
+        if crds.get_opt(&name).await.map_err(|e| e.to_string())?.is_none() {
+            missing.push(name);
+        }
+    }
+    if missing.is_empty() {
         note("its CRDs are installed already; they stay as they are");
-        return Ok(false);
+        return Ok(missing);
     }
     let output = Command::new(binary).args(["crds", "--install"]).env("KUBECONFIG", kubeconfig).output();
     let output = output.map_err(|e| e.to_string())?;
     show(&String::from_utf8_lossy(&output.stdout));
-    if !output.status.success() {
+    // 3: a larger one of somebody else was left in place, which serves as well.
+    if !matches!(output.status.code(), Some(0 | 3)) {
         return Err(format!("the CRDs could not be installed: {}", String::from_utf8_lossy(&output.stderr)));
     }
     harness::eventually("the API types are served", async || {
@@ -156,7 +178,7 @@ async fn install_crds(binary: &Path, kubeconfig: &Path, client: &Client) -> Resu
         api.list(&Default::default()).await.ok().map(drop)
     })
     .await;
-    Ok(true)
+    Ok(missing)
 }
 
 async fn play(stage: &Stage) -> Result<(), String> {
@@ -249,7 +271,7 @@ async fn show_objects(stage: &Stage) -> Result<(), String> {
     Ok(())
 }
 
-async fn leave_running(stage: &Stage) {
+fn leave_running(stage: &Stage) {
     step(8, "Your turn: everything runs until you press Ctrl-C");
     let rows = [
         format!("export KUBECONFIG={}", stage.kubeconfig.display()),
@@ -263,7 +285,6 @@ async fn leave_running(stage: &Stage) {
         ),
     ];
     rows.iter().for_each(|row| show(row));
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 /// Removes from a cluster of the user's what the demo made there; its own cluster goes as a whole.
@@ -272,15 +293,16 @@ async fn clean_up(stage: &Stage) {
         return;
     }
     anstream::println!();
-    note(&format!("removing namespace {NAMESPACE}{}", if stage.made_crds { " and the CRDs" } else { "" }));
+    note(&format!(
+        "removing namespace {NAMESPACE}{}",
+        if stage.made_crds.is_empty() { "" } else { " and the CRDs that it installed" }
+    ));
     let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(stage.client.clone());
     let _ = namespaces.delete(NAMESPACE, &DeleteParams::default()).await;
-    if stage.made_crds {
-        use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-        let crds: Api<CustomResourceDefinition> = Api::all(stage.client.clone());
-        for crd in lockstep_crds::all_crds() {
-            let _ = crds.delete(crd.metadata.name.as_deref().unwrap_or_default(), &DeleteParams::default()).await;
-        }
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+    let crds: Api<CustomResourceDefinition> = Api::all(stage.client.clone());
+    for name in &stage.made_crds {
+        let _ = crds.delete(name, &DeleteParams::default()).await;
     }
     let limit = Instant::now() + Duration::from_secs(60);
     while Instant::now() < limit && !matches!(namespaces.get_opt(NAMESPACE).await, Ok(None)) {

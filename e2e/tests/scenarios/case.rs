@@ -46,8 +46,9 @@ impl Case {
 
     /// A case whose stores only an operator of its own serves.
     pub async fn with_own_class(topic: &str) -> Self {
-        let case = Self::new(topic).await;
-        Self { class: Some(case.name.clone()), ..case }
+        let mut case = Self::new(topic).await;
+        case.class = Some(case.name.clone());
+        case
     }
 
     /// Starts an operator for this case's class.
@@ -254,6 +255,15 @@ impl Case {
     pub async fn delete_cluster_store(&self, name: &str) {
         let api: Api<ClusterSecretStore> = Api::all(self.client.clone());
         api.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+}
+
+impl Drop for Case {
+    /// The shared operator logs at TRACE, and must not have said a value by the end of any scenario.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert!(!self.operator.process.output().contains("CANARY"), "a planted value is in the operator's log");
+        }
     }
 }
 

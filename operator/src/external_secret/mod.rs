@@ -60,6 +60,8 @@ pub struct Memo {
     pub retry: Option<Retry>,
     /// Category of the last failure; empty after a success.
     pub category: &'static str,
+    /// A refresh was put off by a throttling provider.
+    pub owed: bool,
     /// Versions last read, in the order of the entries.
     pub versions: Vec<Option<String>>,
     /// Syncs tried since the start.
@@ -94,9 +96,21 @@ impl Memo {
         self.synced = Some(plan::synced_version(object));
         self.refreshed = Some(now);
         self.deleted_by_policy = false;
+        self.owed = false;
+        self.well();
+    }
+
+    /// Nothing is wrong any more.
+    fn well(&mut self) {
         self.failures = 0;
         self.retry = None;
         self.category = "";
+    }
+
+    /// What a success says: what the last one said, if nothing failed since.
+    fn good_message(&self) -> String {
+        let last = self.message.clone().filter(|_| self.ready == Some(true));
+        last.unwrap_or_else(|| "secret synced".into())
     }
 }
 
@@ -161,7 +175,7 @@ async fn sync(
     let seen = ctx.state.target(&key.namespace, object.target_name());
     let settled = memo.ready == Some(true) && !wake.changed && !wake.store && !seen.differs(memo.binding.as_ref());
     let known = if settled && memo.synced.as_deref() == Some(&plan::synced_version(object)) { &memo.versions[..] } else { &[] };
-    let fresh_after = fresh_after(wake, settings);
+    let fresh_after = fresh_after(memo, wake, settings);
 
     let mut answers = fetch(ctx, key, &sources, known, fresh_after).await;
     if answers.iter().all(|a| matches!(a, Ok(Fetched::Unchanged))) {
@@ -186,7 +200,7 @@ async fn sync(
                 return Outcome::Failed(failure);
             }
             Gone::DeleteTarget => {
-                return match target::delete(ctx, key, &seen, memo.binding.as_ref()).await {
+                return match target::delete(ctx, object, &seen, memo.binding.as_ref()).await {
                     Ok(was_there) => Outcome::Deleted { was_there },
                     Err(error) => Outcome::Failed(Failure::writing(error)),
                 };
@@ -228,8 +242,8 @@ async fn write(
 
 /// The moment that no answer may be older than: the cause of the wake, save that a periodic refresh takes an answer that is
 /// young against its interval.
-fn fresh_after(wake: Wake, settings: &Settings) -> Instant {
-    let periodic = !(wake.changed || wake.store || wake.target);
+fn fresh_after(memo: &Memo, wake: Wake, settings: &Settings) -> Instant {
+    let periodic = memo.failures == 0 && !(wake.changed || wake.store || wake.target);
     let slack = settings.interval.filter(|_| periodic).map_or(Duration::ZERO, |i| i.mul_f64(0.1)).min(SLACK_MAX);
     wake.at.checked_sub(slack).unwrap_or(wake.at)
 }
@@ -248,13 +262,14 @@ async fn fetch(
     }
     let reads = by_store.into_iter().map(|(store, indices)| async move {
         let wants: Vec<Want> = indices.iter().map(|&i| want(&sources[i], known.get(i).cloned().flatten())).collect();
-        let answers = match ctx.connect(store, &key.namespace).await {
-            Ok(reader) => match tokio::time::timeout(ctx.options.read_deadline, reader.read(&wants, fresh_after)).await {
-                Ok(answers) => answers,
-                Err(_) => vec![Err(Error::unavailable("no answer in time")); indices.len()],
-            },
-            Err(error) => vec![Err(error); indices.len()],
+        let read = async {
+            match ctx.connect(store, &key.namespace).await {
+                Ok(reader) => reader.read(&wants, fresh_after).await,
+                Err(error) => vec![Err(error); indices.len()],
+            }
         };
+        let late = |_| vec![Err(Error::unavailable("no answer in time")); indices.len()];
+        let answers = tokio::time::timeout(ctx.options.read_deadline, read).await.unwrap_or_else(late);
         indices.into_iter().zip(answers).collect::<Vec<_>>()
     });
     let mut all: Vec<_> = futures::future::join_all(reads).await.into_iter().flatten().collect();
@@ -358,19 +373,19 @@ async fn tell(
                 let untold = Memo {
                     sync_calls: memo.sync_calls,
                     sync_errors: memo.sync_errors,
-                    failures: memo.failures.saturating_add(1),
+                    failures: before.failures.saturating_add(1),
                     ready: None,
                     ..before.clone()
                 };
-                ctx.state.remember(key, untold);
-                return Some(Duration::from_secs(1 << memo.failures.min(6)));
+                ctx.state.remember(key, object, untold);
+                return Some(Duration::from_secs(1 << before.failures.min(8)));
             }
         }
     }
     if let Some((reason, note)) = event {
         ctx.events.publish(ctx.events.about(object), reason, note);
     }
-    ctx.state.remember(key, memo);
+    ctx.state.remember(key, object, memo);
     requeue
 }
 

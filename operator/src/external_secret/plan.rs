@@ -102,15 +102,16 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     let touched = writes && target.differs(memo.binding.as_ref());
     let due = next_refresh(object, &settings, memo.refreshed).is_some_and(|at| at <= *now);
     let refresh = never
-        || failed
         || match settings.policy {
-            RefreshPolicy::Periodic => changed || due || wake.store,
-            RefreshPolicy::OnChange => changed,
+            RefreshPolicy::Periodic => changed || due || failed || wake.store || memo.owed,
+            RefreshPolicy::OnChange => changed || memo.owed,
             RefreshPolicy::CreatedOnce => false,
         };
-    match (refresh, touched, target) {
+    // What is synced once, or on changes, is not read again because something failed in between: it is looked at.
+    match (refresh, touched || failed && writes, target) {
         (true, ..) | (false, true, Seen::Absent) => Plan::Fetch(settings),
         (false, true, Seen::There { .. }) => Plan::Inspect(settings),
+        (false, false, _) if failed => Plan::Fetch(settings),
         (false, false, _) => Plan::Skip(next_refresh(object, &settings, memo.refreshed)),
     }
 }
@@ -361,7 +362,11 @@ mod tests {
             assert_eq!(decide(&es, &memo, seen("8"), timer, at(1)), "inspect");
             assert_eq!(decide(&es, &memo, Seen::Absent, timer, at(1)), "fetch");
             let failed = Memo { ready: Some(false), ..synced(&es) };
-            assert_eq!(decide(&es, &failed, seen("7"), timer, at(1)), "fetch");
+            let again = if policy == "Periodic" { "fetch" } else { "inspect" };
+            assert_eq!(decide(&es, &failed, seen("7"), timer, at(1)), again);
+            let owed = Memo { owed: true, ..synced(&es) };
+            let again = if policy == "CreatedOnce" { "skip" } else { "fetch" };
+            assert_eq!(decide(&es, &owed, seen("7"), timer, at(1)), again);
             assert_eq!(decide(&es, &Memo::default(), Seen::Absent, timer, at(1)), "fetch");
             let gone = Memo { deleted_by_policy: true, ..synced(&es) };
             assert_eq!(decide(&es, &gone, Seen::Absent, timer, at(1)), "skip");

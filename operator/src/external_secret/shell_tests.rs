@@ -141,13 +141,20 @@ async fn the_deletion_policy_deletes_only_the_very_secret_that_was_written() {
     let own = ctx.state.target("ns", "es");
     ctx.state.target_written(&key, super::target::Seen::There { uid: "another".into(), version: "8".into() });
     let run = store_changed(&ctx);
+    let theirs = json!({"metadata": {"name": "es", "namespace": "ns", "uid": "another", "resourceVersion": "8"}});
+    assert_eq!(answer(&mut api, 200, theirs).await.0, "GET");
     let (method, _, sent) = answer(&mut api, 200, meta("9")).await;
     assert_eq!(method, "PATCH");
     assert!(sent["status"]["conditions"][0]["message"].as_str().unwrap().contains("it is not deleted"), "{sent}");
     run.await.unwrap();
     // It is the one that was written: it goes, with its UID and version as conditions.
+    ctx.state.target_removed(&key);
     ctx.state.target_written(&key, own);
     let run = store_changed(&ctx);
+    let owner = json!([{"apiVersion": "v1", "kind": "ExternalSecret", "name": "es", "uid": "es-uid", "controller": true}]);
+    let mine =
+        json!({"metadata": {"name": "es", "namespace": "ns", "uid": "s", "resourceVersion": "5", "ownerReferences": owner}});
+    assert_eq!(answer(&mut api, 200, mine).await.0, "GET");
     let (method, path, sent) = answer(&mut api, 200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})).await;
     assert_eq!((method.as_str(), path.as_str()), ("DELETE", "/api/v1/namespaces/ns/secrets/es"));
     assert_eq!(sent["preconditions"], json!({"uid": "s", "resourceVersion": "5"}));

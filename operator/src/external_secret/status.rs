@@ -172,13 +172,12 @@ pub fn report(
         }
         Outcome::Unchanged => {
             next.succeeded(object, now);
-            let message = memo.message.clone().unwrap_or_else(|| "secret synced".into());
-            (true, SecretReason::SecretSynced, message, None, ("unchanged", ""))
+            (true, SecretReason::SecretSynced, memo.good_message(), None, ("unchanged", ""))
         }
         Outcome::Intact(binding) => {
             next.binding = Some(binding);
-            let message = memo.message.clone().unwrap_or_else(|| "secret synced".into());
-            (true, SecretReason::SecretSynced, message, None, ("intact", ""))
+            next.well();
+            (true, SecretReason::SecretSynced, memo.good_message(), None, ("intact", ""))
         }
         Outcome::Deleted { was_there } => {
             next.succeeded(object, now);
@@ -189,6 +188,7 @@ pub fn report(
         }
         Outcome::Failed(Failure { category: "throttled", retry, .. }) if memo.ready == Some(true) => {
             // The Secret is as it was a refresh ago, and the store only wants us to wait.
+            next.owed = true;
             let requeue = after(retry, object, settings, &next, now);
             return Report { patch: None, event: None, memo: next, requeue, label: ("deferred", "throttled") };
         }
@@ -252,19 +252,22 @@ fn patch(object: &ExternalSecret, before: &Memo, next: &mut Memo, now: Timestamp
     if next.synced != before.synced {
         status.insert("syncedResourceVersion".into(), json!(next.synced));
     }
-    if next.binding != before.binding {
+    // The hash is for this process only: whoever may read the object could try out values against it.
+    let told = |b: &Option<Binding>| b.as_ref().map(|b| (b.name.clone(), b.uid.clone(), b.resource_version.clone()));
+    if told(&next.binding) != told(&before.binding) {
         status.insert("binding".into(), json!(next.binding));
     }
     let same = (next.ready, next.reason, &next.message) == (before.ready, before.reason, &before.message);
     if !same {
         status.insert("conditions".into(), json!(conditions(object, next)));
     }
-    let told = before.told.is_some_and(|t| until(t, now) < heartbeat);
-    if next.refreshed != before.refreshed && (!status.is_empty() || !told) {
+    let recent = before.told.is_some_and(|t| until(t, now) < heartbeat);
+    if next.refreshed != before.refreshed && (!status.is_empty() || !recent) {
         status.insert("refreshTime".into(), json!(next.refreshed.map(rfc3339)));
         next.told = next.refreshed;
     }
-    (!status.is_empty()).then(|| json!({"status": status}))
+    // The UID makes the API server refuse the patch for another object of the same name.
+    (!status.is_empty()).then(|| json!({"metadata": {"uid": object.metadata.uid}, "status": status}))
 }
 
 /// All conditions of the status: ours as it is now, those of others as they are.

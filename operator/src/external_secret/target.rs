@@ -204,6 +204,10 @@ impl Desired {
         };
         let meta = &existing.metadata;
         let mut owners = meta.owner_references.clone().unwrap_or_default();
+        if self.owner.is_none() {
+            // What was owned under an earlier policy must not be collected with the object.
+            owners.retain(|o| o.uid != self.uid);
+        }
         if let Some(owner) = self.owner.as_ref().filter(|o| !owners.iter().any(|e| e.uid == o.uid)) {
             owners.push(owner.clone());
         }
@@ -255,6 +259,19 @@ fn without_empty(mut metadata: Value) -> Value {
         });
     }
     metadata
+}
+
+fn owned_by(secret: &Secret, uid: &str) -> bool {
+    secret.metadata.owner_references.iter().flatten().any(|o| o.uid == uid)
+}
+
+/// Whether a person, and not one of the Merge policies, has labelled a Secret as managed.
+fn handed_over(secret: &Secret) -> bool {
+    let labelled = secret.metadata.labels.as_ref().and_then(|l| l.get(LABEL_MANAGED)).is_some_and(|v| v == "true");
+    let entries = secret.metadata.managed_fields.as_deref().unwrap_or_default();
+    let merging = format!("{FIELD_MANAGER}-");
+    let others = entries.iter().filter_map(|e| e.manager.as_deref()).filter(|m| !m.starts_with(&merging));
+    labelled && (entries.is_empty() || others.into_iter().any(|m| own_fields(secret, m).labels.contains(LABEL_MANAGED)))
 }
 
 /// Whether the policy owns the whole Secret, and not only its own keys.
@@ -319,7 +336,7 @@ pub enum Verdict {
     Refuse(String),
 }
 
-/// Compares the Secret that is there with the one that should be. `bound_before`: the object's status names it.
+/// Compares the Secret that is there with the one that should be. `bound_before`: the object has written this very Secret.
 pub fn judge(existing: &Secret, desired: &Desired, bound_before: bool) -> Verdict {
     let name = format!("Secret {}/{}", desired.namespace, desired.name);
     if is_exact(desired.policy)
@@ -361,13 +378,12 @@ fn foreign(existing: &Secret, desired: &Desired, name: &str, bound_before: bool)
         };
     }
     let labels = existing.metadata.labels.as_ref();
-    let managed = labels.and_then(|l| l.get(LABEL_MANAGED)).is_some_and(|v| v == "true");
     match labels.and_then(|l| l.get(LABEL_CREATED_BY)) {
         Some(by) if *by == created_by(me) => None,
         Some(_) => Some(format!(
             "{name} was made by another ExternalSecret than {me}; remove its label {LABEL_CREATED_BY} to hand it over"
         )),
-        None if managed || bound_before => None,
+        None if bound_before || handed_over(existing) => None,
         None => Some(format!(
             "{name} exists and was not made by ExternalSecret {me}; use creationPolicy Merge to write keys into it, \
              or label it {LABEL_MANAGED}=true to hand it over"
@@ -390,8 +406,7 @@ fn holds(existing: &Secret, desired: &Desired) -> bool {
     } else {
         own_fields(existing, &desired.merge_manager()).data.iter().all(|k| desired.data.contains_key(k))
     };
-    let owned =
-        desired.owner.as_ref().is_none_or(|o| existing.metadata.owner_references.iter().flatten().any(|e| e.uid == o.uid));
+    let owned = owned_by(existing, &desired.uid) == desired.owner.is_some();
     let type_ = desired.type_.as_deref().is_none_or(|t| existing.type_.as_deref() == Some(t));
     same && exact
         && owned
@@ -446,10 +461,14 @@ pub async fn apply(
         (Seen::Absent, CreationPolicy::Owner | CreationPolicy::Orphan) => None,
         _ => get(ctx, desired).await?,
     };
+    if let Some(existing) = looked.as_ref().filter(|s| !is_exact(desired.policy) && owned_by(s, &desired.uid)) {
+        disown(ctx, desired, existing).await?;
+        looked = get(ctx, desired).await?;
+    }
     for _ in 0..CONFLICT_TRIES {
         let written = match (&looked, is_exact(desired.policy)) {
             (None, true) => create(ctx, desired).await,
-            (Some(existing), exact) => match judge(existing, desired, bound.is_some()) {
+            (Some(existing), exact) => match judge(existing, desired, is_bound(bound, existing)) {
                 Verdict::Keep => return Ok((bound_to(ctx, desired, existing), Change::None)),
                 Verdict::Refuse(why) => return Err(ApplyError::Refused(why)),
                 Verdict::Write if exact => replace(ctx, desired, existing).await,
@@ -476,6 +495,22 @@ pub async fn apply(
         "Secret {}/{} is being written by somebody else; trying again",
         desired.namespace, desired.name
     )))
+}
+
+/// Whether a binding is to this very Secret, and not to an earlier one of the same name.
+fn is_bound(binding: Option<&Binding>, secret: &Secret) -> bool {
+    binding.is_some_and(|b| b.uid.is_some() && b.uid == secret.metadata.uid)
+}
+
+/// Takes our owner reference off a Secret that the object no longer owns the whole of.
+async fn disown(ctx: &Context, desired: &Desired, existing: &Secret) -> Result<kube_io::Meta, ApplyError> {
+    ctx.metrics.api_request("update", "secrets");
+    let mut secret = existing.clone();
+    secret.metadata.owner_references.iter_mut().for_each(|all| all.retain(|o| o.uid != desired.uid));
+    secret.metadata.managed_fields = None;
+    let url = api(ctx, desired).resource_url().to_owned();
+    let sent = kube_io::replace(&ctx.client, &url, &desired.name, &secret, FIELD_MANAGER).await;
+    sent.map_err(|error| failure(desired, "update", &error))
 }
 
 /// The binding to the target as it is now; the watch's echo of our own write then tells nothing new.
@@ -538,22 +573,32 @@ fn failure(desired: &Desired, verb: &str, error: &kube::Error) -> ApplyError {
     }
 }
 
-/// Deletes the target, if it is the very Secret that this object wrote and nobody replaced it. Answers whether it was there.
+/// Deletes the target, if it is the very Secret that this object wrote and owns. Answers whether it was there.
 ///
 /// # Errors
 /// [`ApplyError`].
-pub async fn delete(ctx: &Context, object: &ObjectKey, seen: &Seen, binding: Option<&Binding>) -> Result<bool, ApplyError> {
-    let (Some(binding), Seen::There { uid, version }) = (binding, seen) else { return Ok(false) };
-    let name = format!("Secret {}/{}", object.namespace, binding.name);
-    if binding.uid.as_deref() != Some(uid) {
-        return Err(ApplyError::Refused(format!("{name} is another one than ExternalSecret {object} wrote; it is not deleted")));
+pub async fn delete(ctx: &Context, object: &ExternalSecret, seen: &Seen, binding: Option<&Binding>) -> Result<bool, ApplyError> {
+    let (Some(binding), Seen::There { uid, .. }) = (binding, seen) else { return Ok(false) };
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let name = format!("Secret {namespace}/{}", binding.name);
+    let secrets = Api::<Secret>::namespaced(ctx.client.clone(), namespace);
+    ctx.metrics.api_request("get", "secrets");
+    let found = secrets.get_opt(&binding.name).await.map_err(|_| ApplyError::Api(format!("{name}: get failed")))?;
+    let Some(existing) = found else { return Ok(false) };
+    let mine = object.metadata.uid.as_deref().is_some_and(|own| owned_by(&existing, own));
+    if !mine || binding.uid.as_deref() != Some(uid) || existing.metadata.uid.as_deref() != Some(uid) {
+        let object = object.name_any();
+        return Err(ApplyError::Refused(format!(
+            "{name} is not the one that ExternalSecret {object} wrote and owns; it is not deleted"
+        )));
     }
+    let version = existing.metadata.resource_version.clone();
     ctx.metrics.api_request("delete", "secrets");
-    let only = Preconditions { uid: Some(uid.clone()), resource_version: Some(version.clone()) };
+    let only = Preconditions { uid: Some(uid.clone()), resource_version: version };
     let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
-    match Api::<Secret>::namespaced(ctx.client.clone(), &object.namespace).delete(&binding.name, &params).await {
+    match secrets.delete(&binding.name, &params).await {
         Ok(_) => {
-            ctx.state.target_written(&ObjectKey::new(&object.namespace, &binding.name), Seen::Absent);
+            ctx.state.target_removed(&ObjectKey::new(namespace, &binding.name));
             Ok(true)
         }
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
@@ -585,7 +630,9 @@ pub async fn intact(ctx: &Context, object: &ExternalSecret, binding: &Binding) -
     }
     // What the object would write if the providers gave just this: the same hash means that nothing of it was touched.
     let Ok(desired) = Desired::new(object, data) else { return Ok(None) };
-    let same = Some(&desired.hash) == binding.data_hash.as_ref() && existing.uid() == binding.uid && holds(&existing, &desired);
+    // After a restart the target's own annotation says what was written.
+    let written = binding.data_hash.as_ref().or_else(|| existing.annotations().get(ANNOTATION_DATA_HASH));
+    let same = Some(&desired.hash) == written && existing.uid() == binding.uid && holds(&existing, &desired);
     Ok(same.then(|| bound_to(ctx, &desired, &existing)))
 }
 
@@ -648,10 +695,16 @@ mod tests {
     #[test]
     fn somebody_elses_secret_is_refused_with_both_names_and_a_way_out() {
         let owner = |kind: &str, name: &str, uid: &str| json!({"ownerReferences": [{"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "controller": true}]});
+        let by = |manager: &str| {
+            json!({"labels": {LABEL_MANAGED: "true"}, "managedFields": [{"manager": manager, "operation": "Apply",
+            "fieldsV1": {"f:metadata": {"f:labels": {format!("f:{LABEL_MANAGED}"): {}}}}}]})
+        };
         for (meta, bound, needle) in [
             (json!({}), false, Some("was not made by ExternalSecret ns/es")),
             (json!({}), true, None),
             (json!({"labels": {LABEL_MANAGED: "true"}}), false, None),
+            (by("kubectl"), false, None),
+            (by("lockstep-0123"), false, Some("was not made by ExternalSecret ns/es")),
             (
                 json!({"labels": {LABEL_MANAGED: "true", LABEL_CREATED_BY: "other"}}),
                 true,
@@ -671,6 +724,14 @@ mod tests {
         }
         // The Merge policies write only their own keys, so whose Secret it is does not matter.
         assert_eq!(judge(&foreign_secret(json!({})), &desired("Merge", &[("k", "v")]), false), Verdict::Write);
+    }
+
+    #[test]
+    fn a_policy_that_no_longer_owns_takes_its_owner_reference_off() {
+        let written = secret(&desired("Owner", &[("k", "v")]).manifest(None));
+        let orphan = desired("Orphan", &[("k", "v")]);
+        assert_eq!(judge(&written, &orphan, true), Verdict::Write);
+        assert!(secret(&orphan.replacement(&written)).metadata.owner_references.is_none_or(|o| o.is_empty()));
     }
 
     #[test]

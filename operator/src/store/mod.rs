@@ -62,13 +62,12 @@ async fn validate(ctx: &Arc<Context>, entry: &StoreEntry) -> Outcome {
         return Outcome::Failed(Error::invalid("spec", why));
     }
     if entry.view.is_referent() {
-        for reader in ctx.connections.of_store(&entry.view.key).await {
-            if reader.is_away()
-                && let Err(error @ Error::Unavailable { .. }) = reader.probe().await
-            {
-                return Outcome::Failed(error);
-            }
-        }
+        // Each user's connection is its own: one that stays away says nothing of the others.
+        let away = ctx.connections.of_store(&entry.view.key).await.into_iter().filter(|r| r.is_away());
+        let probes = away.map(async |reader| {
+            let _ = tokio::time::timeout(ctx.options.read_deadline, reader.probe()).await;
+        });
+        futures::future::join_all(probes).await;
         return Outcome::Referent;
     }
     let reader = match ctx.connections.get(&entry.view, None, &ctx.refs).await {
@@ -129,10 +128,13 @@ async fn tell(
         ctx.events.publish(ctx.events.about_store(key, &entry.uid), reason, note);
     }
     ctx.remember_store(key, report.memo);
-    if report.recovered || recovery.was_away && !ctx.away(key).await {
+    let still_away = ctx.away(key).await;
+    let referent = entry.view.is_referent();
+    if report.recovered || recovery.was_away && (referent || !still_away) {
         for user in ctx.state.users(key, None, true) {
             ctx.objects.wake(user, Wake::store(recovery.since));
         }
     }
-    Some(report.requeue)
+    // A referent store is never told to be away, but its users wait for it all the same.
+    Some(if referent && still_away { report.requeue.min(status::PROBE_MAX) } else { report.requeue })
 }

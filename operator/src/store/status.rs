@@ -40,7 +40,7 @@ pub struct Report {
 }
 
 /// A store whose provider is away is asked again after 1 s, doubling to this: its users are Ready seconds after its return.
-const PROBE_MAX: Duration = Duration::from_secs(4);
+pub const PROBE_MAX: Duration = Duration::from_secs(4);
 
 /// Reckons what follows.
 pub fn report(spec: &SecretStoreSpec, status: &SecretStoreStatus, memo: &StoreMemo, outcome: &Outcome, now: Timestamp) -> Report {

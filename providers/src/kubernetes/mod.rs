@@ -146,7 +146,8 @@ struct Details {
 impl Kubernetes {
     async fn read(&self, want: &Want) -> Result<Fetched> {
         let key = &want.key;
-        if key.is_empty()
+        let edge = |c: char| c.is_ascii_alphanumeric();
+        if !(key.starts_with(edge) && key.ends_with(edge))
             || key.len() > 253
             || !key.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c))
             || key.contains("..")
@@ -204,8 +205,7 @@ impl Kubernetes {
         let response = request.send().await.map_err(|error| http::no_answer(&server, error, &secrets))?;
         let status = response.status();
         let wait = http::retry_after(response.headers());
-        let body = response.bytes().await.map_err(|error| http::no_answer(&server, error, &secrets))?;
-        let body = Zeroizing::new(Vec::from(body));
+        let body = http::body(response, &server, &secrets).await?;
         if status.is_success() {
             return Ok(body);
         }

@@ -15,9 +15,6 @@ use crate::error::foreign_text;
 use crate::http::{no_answer, retry_after};
 use crate::{Error, Result};
 
-/// A Secret holds at most 1 MiB; the JSON around a value can double it.
-const MAX_ANSWER: usize = 8 << 20;
-
 /// Sends requests to one Vault.
 pub(super) struct VaultClient {
     http: Client,
@@ -30,8 +27,9 @@ pub(super) struct VaultClient {
 
 #[derive(Deserialize)]
 struct Errors {
+    errors: Option<Vec<Value>>,
     #[serde(default)]
-    errors: Vec<Value>,
+    warnings: Option<Vec<Value>>,
     data: Option<Value>,
 }
 
@@ -98,24 +96,27 @@ impl VaultClient {
         let secrets = secrets_of(token, body);
         let secrets: Vec<&str> = secrets.iter().map(|s| s.as_str()).collect();
         let server = self.server.origin().ascii_serialization();
-        let mut response = request.send().await.map_err(|error| no_answer(&server, error, &secrets))?;
+        let response = request.send().await.map_err(|error| no_answer(&server, error, &secrets))?;
         let status = response.status();
         let wait = retry_after(response.headers());
         if let (Some(index), Some(seen)) = (&self.index, response.headers().get("x-vault-index")) {
             *index.lock().unwrap_or_else(|e| e.into_inner()) = Some(seen.clone());
         }
-        let mut answer =
-            Zeroizing::new(Vec::with_capacity(response.content_length().unwrap_or(512).min(MAX_ANSWER as u64) as usize));
-        while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(&server, error, &secrets))? {
-            if answer.len() + chunk.len() > MAX_ANSWER {
-                return Err(Error::invalid("remoteRef.key", format!("the answer for {path} is longer than {MAX_ANSWER} bytes")));
-            }
-            answer.extend_from_slice(&chunk);
+        let answer = crate::http::body(response, &server, &secrets).await?;
+        if status == StatusCode::PRECONDITION_FAILED {
+            // A replication state that is never reached, after a restore for example, must not be asked for again.
+            self.forget_index();
         }
         if status.is_success() {
             return Ok(answer);
         }
         Err(failure(&server, path, status, wait, &answer, &secrets))
+    }
+
+    fn forget_index(&self) {
+        if let Some(index) = &self.index {
+            *index.lock().unwrap_or_else(|e| e.into_inner()) = None;
+        }
     }
 
     fn last_index(&self) -> Option<HeaderValue> {
@@ -140,6 +141,13 @@ pub(super) fn check_namespace(field: &str, namespace: &str) -> Result<()> {
     Ok(())
 }
 
+/// Vault says "nothing there" with an empty list of errors, or with the metadata of a version that is gone. Any other JSON may
+/// be a gateway's.
+fn is_nothing(answer: &Errors) -> bool {
+    let no_errors = answer.errors.as_ref().is_some_and(Vec::is_empty) && answer.warnings.is_none();
+    no_errors || answer.data.as_ref().is_some_and(|d| d.get("metadata").is_some_and(Value::is_object))
+}
+
 /// Maps an HTTP status to the taxonomy. A 404 counts as "nothing there" only when it is Vault that says so.
 fn failure(
     server: &str,
@@ -151,8 +159,8 @@ fn failure(
 ) -> Error {
     let parsed = serde_json::from_slice::<Errors>(body).ok();
     let words = match &parsed {
-        Some(Errors { errors, .. }) => {
-            let texts: Vec<&str> = errors.iter().filter_map(Value::as_str).collect();
+        Some(Errors { errors, warnings, .. }) => {
+            let texts: Vec<&str> = errors.iter().chain(warnings).flatten().filter_map(Value::as_str).collect();
             foreign_text(&texts.join("; "), secrets)
         }
         None => "the answer is not Vault's".into(),
@@ -160,14 +168,17 @@ fn failure(
     let code = status.as_u16();
     let said = if words.is_empty() { format!("code {code}") } else { format!("code {code}: {words}") };
     match (code, parsed) {
-        (404, Some(Errors { errors, data })) if errors.is_empty() => {
-            let gone = data.as_ref().and_then(|d| d.pointer("/metadata/deletion_time")).and_then(Value::as_str);
-            let destroyed = data.as_ref().and_then(|d| d.pointer("/metadata/destroyed")) == Some(&Value::Bool(true));
-            Error::NotFound(match (destroyed, gone.filter(|g| !g.is_empty())) {
+        (404, Some(answer)) if is_nothing(&answer) => {
+            let of_version = |name: &str| answer.data.as_ref().and_then(|d| d.pointer(&format!("/metadata/{name}")));
+            let gone = of_version("deletion_time").and_then(Value::as_str).filter(|g| !g.is_empty());
+            Error::NotFound(match (of_version("destroyed") == Some(&Value::Bool(true)), gone) {
                 (true, _) => format!("Vault at {path}: this version is destroyed (code 404)"),
                 (false, Some(at)) => format!("Vault at {path}: this version was deleted at {} (code 404)", foreign_text(at, &[])),
                 (false, None) => format!("Vault has nothing at {path} (code 404)"),
             })
+        }
+        (404, Some(answer)) if answer.errors.is_none() && answer.warnings.is_none() => {
+            Error::unavailable(format!("{server} answered {path} with code 404, but not as Vault does"))
         }
         (404, Some(_)) => Error::invalid(
             format!("{FIELD}.path"),
@@ -176,6 +187,10 @@ fn failure(
         (403 | 401, _) => Error::Denied(format!(
             "Vault refuses {path} ({said}); its policies must allow read there, and the credentials must be valid"
         )),
+        (300..=399, _) => Error::unavailable(format!(
+            "{server} redirects {path} to another host (code {code}), which is not followed with a token; name that host in {FIELD}.server"
+        )),
+        (400, _) if words.contains("Upgrading") => Error::unavailable(format!("{server} answered {path} with {said}")),
         (400, Some(_)) => Error::Denied(format!("Vault does not take the request to {path} ({said})")),
         (429, _) => Error::Throttled { retry_after: wait, message: format!("{server} ({said})") },
         (503, _) if words.contains("sealed") => Error::unreachable(format!("{server} is sealed ({said}); unseal it")),
@@ -200,7 +215,12 @@ mod tests {
         let destroyed = r#"{"data":{"data":null,"metadata":{"deletion_time":"","destroyed":true}}}"#;
         assert!(matches!(answer(404, destroyed), Error::NotFound(why) if why.contains("destroyed")));
         assert!(matches!(answer(404, r#"{"errors":["no handler for route"]}"#), Error::Invalid { .. }));
-        assert!(matches!(answer(404, "<html>not here</html>"), Error::Unavailable { .. }));
+        for gateway in ["<html>not here</html>", "{}", r#"{"message":"no Route matched"}"#, r#"{"data":null}"#] {
+            assert!(matches!(answer(404, gateway), Error::Unavailable { .. }), "{gateway}");
+        }
+        // A folder of a KV v2 engine as `path`: Vault's own words, as it says them.
+        let warned = r#"{"data":null,"warnings":["Invalid path for a versioned K/V secrets engine"]}"#;
+        assert!(matches!(answer(404, warned), Error::Invalid { why, .. } if why.contains("versioned")));
     }
 
     #[test]

@@ -135,6 +135,7 @@ struct MountInfo {
 struct MountInfoData {
     #[serde(rename = "type")]
     type_: String,
+    path: Option<String>,
     options: Option<BTreeMap<String, String>>,
 }
 
@@ -182,7 +183,13 @@ fn metadata(data: &str) -> Result<Fetched> {
 
 /// Compares what a mount is with what the spec says.
 pub(super) fn check_mount(mount: &str, version: KvVersion, body: &[u8]) -> Result<()> {
-    let Ok(MountInfo { data }) = serde_json::from_slice(body) else { return Ok(()) };
+    let MountInfo { data } = serde_json::from_slice(body)
+        .map_err(|_| Error::unavailable(format!("what Vault says of the mount {mount} does not parse")))?;
+    if let Some(path) = data.path.as_deref().map(|p| p.trim_matches('/')).filter(|p| *p != mount) {
+        let path = crate::error::foreign_text(path, &[]);
+        let why = format!("{mount} lies inside of the mount {path}; write path: {path}, and begin the keys with the rest");
+        return Err(Error::invalid(format!("{FIELD}.path"), why));
+    }
     if data.type_ != "kv" && data.type_ != "generic" {
         let why = format!("{mount} is a mount of type {}, not kv", crate::error::foreign_text(&data.type_, &[]));
         return Err(Error::invalid(format!("{FIELD}.path"), why));
@@ -266,6 +273,12 @@ mod tests {
         let v1 = br#"{"data":{"type":"kv","options":{"version":"1"}}}"#;
         let none = br#"{"data":{"type":"kv","options":null}}"#;
         let pki = br#"{"data":{"type":"pki"}}"#;
+        let inside = br#"{"data":{"type":"kv","path":"kv/","options":{"version":"2"}}}"#;
+        assert!(check_mount("kv", KvVersion::V2, inside).is_ok());
+        assert!(
+            matches!(check_mount("kv/team", KvVersion::V2, inside), Err(Error::Invalid { why, .. }) if why.contains("path: kv,"))
+        );
+        assert!(check_mount("kv", KvVersion::V1, b"{}").is_err());
         assert!(check_mount("kv", KvVersion::V1, v1).is_ok());
         assert!(check_mount("kv", KvVersion::V1, none).is_ok());
         for body in [&v1[..], none, pki] {

@@ -68,7 +68,7 @@ impl Login {
             [_] => {}
             _ => return Err(Error::invalid(&field, format!("names {}; keep one", named.join(" and ")))),
         }
-        if let Some(namespace) = &auth.namespace {
+        if let Some(namespace) = auth.namespace.as_deref().filter(|n| !n.is_empty()) {
             check_namespace("auth.namespace", namespace)?;
         }
         let password = |field: &'static str, path: &str, username: &str, secret: &Option<SecretKeySelector>| {
@@ -122,6 +122,8 @@ pub(super) struct Token {
     pub(super) text: Zeroizing<String>,
     /// None: it does not end, or we did not make it.
     expires: Option<Instant>,
+    /// When the login was made.
+    made: Instant,
 }
 
 #[derive(Default)]
@@ -129,6 +131,8 @@ struct State {
     token: Option<Arc<Token>>,
     /// When Vault last said that the token lives: a denial soon after needs no second question.
     confirmed: Option<Instant>,
+    /// The last login, if it was refused.
+    refused: Option<(Error, Instant)>,
     closed: bool,
 }
 
@@ -142,8 +146,14 @@ pub(super) struct Session {
     this: Weak<Self>,
 }
 
-/// How long after a good answer a denial is taken as one of the policy, and not of the token.
-const CONFIRMED_FOR: Duration = Duration::from_secs(5);
+/// How long after a login a denial is taken as one of the policy, and not of the token.
+const BELIEVED_FOR: Duration = Duration::from_secs(5);
+/// How long after a login its policies are taken to be those of the role.
+const POLICIES_HOLD: Duration = Duration::from_secs(60);
+/// How long a refused login is the answer for everybody: more tries lock accounts.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(30);
+/// Longest life of a token that is reckoned with.
+const LIFE_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// A login that ends sooner than this is not renewed but made again when it is needed.
 const SHORTEST_RENEWAL: Duration = Duration::from_secs(1);
 
@@ -180,7 +190,7 @@ impl Session {
             let field = format!("{FIELD}.auth.tokenSecretRef");
             let token = session.resolver.secret_key(&field, selector, Some("token")).await?;
             let text = crate::http::header_token(&field, &token)?;
-            session.state.lock().await.token = Some(Arc::new(Token { text, expires: None }));
+            session.state.lock().await.token = Some(Arc::new(Token { text, expires: None, made: Instant::now() }));
         }
         Ok(session)
     }
@@ -194,34 +204,34 @@ impl Session {
         }
     }
 
-    /// Whether Vault no longer knows a token that this session got by a login.
-    pub(super) async fn was_dropped(&self, token: &Arc<Token>) -> Result<bool> {
+    /// The token to try again with after a 403 to a request that was sent at `asked`; none when the 403 stands.
+    ///
+    /// A new login is made once when Vault no longer knows the token, and when the token is old enough for its role to have
+    /// got other policies since: a token's policies are those of its login.
+    pub(super) async fn after_denial(&self, token: &Arc<Token>, asked: Instant) -> Result<Option<Arc<Token>>> {
         if matches!(self.login, Login::Token(_)) {
-            return Ok(false);
+            return Ok(None);
         }
-        let mut state = self.state.lock().await;
-        if !state.token.as_ref().is_some_and(|current| Arc::ptr_eq(current, token)) {
-            return Ok(true);
-        }
-        if state.confirmed.is_some_and(|at| at.elapsed() < CONFIRMED_FOR) {
-            return Ok(false);
-        }
-        match self.look_up(token).await {
-            Ok(()) => {
-                state.confirmed = Some(Instant::now());
-                Ok(false)
-            }
-            Err(Error::Denied(_)) => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A token other than `old`: somebody else's new one, or one from a new login.
-    pub(super) async fn renewed_after(&self, old: &Arc<Token>) -> Result<Arc<Token>> {
         let mut state = self.state.lock().await;
         match &state.token {
-            Some(current) if !Arc::ptr_eq(current, old) => Ok(current.clone()),
-            _ => self.log_in(&mut state).await,
+            Some(current) if !Arc::ptr_eq(current, token) => return Ok(Some(current.clone())),
+            _ => {}
+        }
+        if token.made.elapsed() < BELIEVED_FOR || state.confirmed.is_some_and(|at| at >= asked) {
+            return Ok(None);
+        }
+        match self.look_up(token).await {
+            Ok(()) if token.made.elapsed() < POLICIES_HOLD => {
+                state.confirmed = Some(Instant::now());
+                Ok(None)
+            }
+            Ok(()) => {
+                let fresh = self.log_in(&mut state).await?;
+                self.give_back(token).await;
+                Ok(Some(fresh))
+            }
+            Err(Error::Denied(_)) => self.log_in(&mut state).await.map(Some),
+            Err(error) => Err(error),
         }
     }
 
@@ -229,10 +239,18 @@ impl Session {
     pub(super) async fn check(&self) -> Result<()> {
         let token = self.token().await?;
         match self.look_up(&token).await {
-            Err(Error::Denied(_)) if !matches!(self.login, Login::Token(_)) => self.renewed_after(&token).await.map(drop),
-            Err(Error::Denied(why)) => Err(Error::Denied(format!(
+            Err(Error::Denied(why)) if matches!(self.login, Login::Token(_)) => Err(Error::Denied(format!(
                 "{why}; the token of {FIELD}.auth.tokenSecretRef is expired, revoked or not of this Vault"
             ))),
+            // A token that was just given is good, even if it may not look at itself (roles without the default policy).
+            Err(Error::Denied(_)) if token.made.elapsed() < POLICIES_HOLD => Ok(()),
+            Err(Error::Denied(_)) => {
+                let mut state = self.state.lock().await;
+                match &state.token {
+                    Some(current) if !Arc::ptr_eq(current, &token) => Ok(()),
+                    _ => self.log_in(&mut state).await.map(drop),
+                }
+            }
             other => other,
         }
     }
@@ -246,6 +264,20 @@ impl Session {
         if state.closed {
             return Err(Error::unavailable("the connection is being closed"));
         }
+        if let Some((error, at)) = &state.refused
+            && at.elapsed() < REFUSAL_HOLDS
+        {
+            return Err(error.clone());
+        }
+        let answer = self.try_log_in(state).await;
+        state.refused = match &answer {
+            Err(error @ (Error::Denied(_) | Error::Invalid { .. })) => Some((error.clone(), Instant::now())),
+            _ => None,
+        };
+        answer
+    }
+
+    async fn try_log_in(&self, state: &mut State) -> Result<Arc<Token>> {
         let (path, body) = self.request().await?;
         let body = WipedJson(body);
         let answer = self.client.send(Method::POST, &path, None, self.namespace.as_deref(), Some(&body.0)).await;
@@ -255,8 +287,8 @@ impl Session {
         })?;
         let LoginAnswer { auth } =
             serde_json::from_slice(&answer).map_err(|_| Error::unavailable(format!("the answer of {path} holds no token")))?;
-        let life = (auth.lease_duration > 0).then(|| Duration::from_secs(auth.lease_duration));
-        let token = Arc::new(Token { text: auth.client_token, expires: life.map(|l| Instant::now() + l) });
+        let life = (auth.lease_duration > 0).then(|| Duration::from_secs(auth.lease_duration).min(LIFE_MAX));
+        let token = Arc::new(Token { text: auth.client_token, expires: life.map(|l| Instant::now() + l), made: Instant::now() });
         state.token = Some(token.clone());
         state.confirmed = Some(Instant::now());
         if let Some(life) = life.filter(|_| auth.renewable) {
@@ -340,11 +372,15 @@ impl Session {
             return;
         }
         if let Some(token) = token {
-            let path = Path::new("auth", &["token", "revoke-self"]);
-            let sent = self.client.send(Method::POST, &path, Some(&token.text), self.namespace.as_deref(), None).await;
-            if let Err(error) = sent {
-                tracing::debug!(%error, "a Vault token could not be revoked; it ends by itself");
-            }
+            self.give_back(&token).await;
+        }
+    }
+
+    async fn give_back(&self, token: &Token) {
+        let path = Path::new("auth", &["token", "revoke-self"]);
+        let sent = self.client.send(Method::POST, &path, Some(&token.text), self.namespace.as_deref(), None).await;
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a Vault token could not be revoked; it ends by itself");
         }
     }
 }
@@ -378,11 +414,18 @@ async fn keep_renewed(session: Weak<Session>, mut token: Arc<Token>, mut life: D
         }
         let answer =
             session.client.send(Method::POST, &path, Some(&token.text), session.namespace.as_deref(), Some(&json!({}))).await;
-        let renewed = answer.ok().and_then(|body| serde_json::from_slice::<LoginAnswer>(&body).ok());
-        // Without an answer the token lives on until its end, and the next user after that logs in again.
-        let Some(LoginAnswer { auth }) = renewed else { return };
-        life = Duration::from_secs(auth.lease_duration);
-        token = Arc::new(Token { text: token.text.clone(), expires: Some(Instant::now() + life) });
+        let renewed = match answer {
+            Ok(body) => serde_json::from_slice::<LoginAnswer>(&body).ok(),
+            Err(Error::Denied(_)) => return,
+            Err(_) => None,
+        };
+        // Without an answer it is tried again in what is left; after the token's end the next user logs in.
+        let Some(LoginAnswer { auth }) = renewed else {
+            life = token.expires.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+            continue;
+        };
+        life = Duration::from_secs(auth.lease_duration).min(LIFE_MAX);
+        token = Arc::new(Token { text: token.text.clone(), expires: Some(Instant::now() + life), made: token.made });
         state.token = Some(token.clone());
     }
 }

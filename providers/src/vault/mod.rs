@@ -6,8 +6,12 @@
 mod client;
 mod kv;
 mod login;
+#[cfg(test)]
+mod wire_tests;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lockstep_crds::store::vault::{KvVersion, VaultProvider};
@@ -15,6 +19,7 @@ use lockstep_crds::store::vault::{KvVersion, VaultProvider};
 use crate::http::{self, Tls};
 use crate::registry::Options;
 use crate::{Access, Capabilities, Error, Fetched, Provider, Resolver, Result, Validity, Want};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use client::VaultClient;
@@ -24,14 +29,17 @@ const FIELD: &str = "spec.provider.vault";
 /// Reads at once on one connection; a Vault answers a KV read in about a millisecond.
 const CONCURRENCY: usize = 16;
 
+/// How long a mount that was seen to be right vouches for what is missing in it.
+const MOUNT_CHECK_HOLDS: Duration = Duration::from_secs(60);
+
 /// A connection to one Vault as one identity.
 pub(crate) struct Vault {
     client: Arc<VaultClient>,
     session: Arc<Session>,
     mount: Option<String>,
     version: KvVersion,
-    /// What a look at the mount told; a "not found" counts only once the mount is known to be what the spec says.
-    mount_check: tokio::sync::OnceCell<()>,
+    /// When a mount was last seen to be what the spec says: a "not found" counts only then.
+    mounts: Mutex<HashMap<String, Instant>>,
 }
 
 pub(crate) async fn connect(spec: VaultProvider, resolver: Arc<dyn Resolver>, options: &Options) -> Result<Vault> {
@@ -61,17 +69,19 @@ pub(crate) async fn connect(spec: VaultProvider, resolver: Arc<dyn Resolver>, op
         tls.identity = Some(http::identity(&certificate_field, &certificate, &key)?);
     }
     let http = http::client(FIELD, tls, options)?;
-    let auth_namespace = spec.auth.as_ref().and_then(|a| a.namespace.clone()).or_else(|| spec.namespace.clone());
+    let set = |namespace: Option<String>| namespace.filter(|n| !n.is_empty());
+    let namespace = set(spec.namespace);
+    let auth_namespace = set(spec.auth.as_ref().and_then(|a| a.namespace.clone())).or_else(|| namespace.clone());
     let client = Arc::new(VaultClient::new(
         http,
         server,
         &spec.headers,
-        spec.namespace,
+        namespace,
         spec.read_your_writes.unwrap_or(false),
         spec.forward_inconsistent.unwrap_or(false),
     )?);
     let session = Session::new(client.clone(), auth_namespace, login, resolver).await?;
-    Ok(Vault { client, session, mount, version: spec.version, mount_check: tokio::sync::OnceCell::new() })
+    Ok(Vault { client, session, mount, version: spec.version, mounts: Mutex::default() })
 }
 
 impl Vault {
@@ -79,41 +89,53 @@ impl Vault {
         let path = kv::path(self.mount.as_deref(), self.version, want)?;
         match self.with_token(&path).await {
             Ok(body) => kv::fetched(self.version, want, &body),
+            // A look at the mount tells whether "not found" has authority…
             Err(Error::NotFound(why)) => {
-                self.check_mount(&path).await?;
+                self.check_mount(&path.mount).await?;
                 Err(Error::NotFound(why))
             }
+            // …and may say better what is wrong with a path.
+            Err(error @ Error::Invalid { .. }) => match self.check_mount(&path.mount).await {
+                Err(better @ Error::Invalid { .. }) => Err(better),
+                Ok(()) | Err(_) => Err(error),
+            },
             Err(error) => Err(error),
         }
     }
 
-    /// A read as the connection's identity. A 403 may mean that Vault has dropped the token: then one new login is made.
+    /// A read as the connection's identity. A 403 may mean that Vault has dropped the token, or that the token is older than
+    /// its role's policies: then one new login is made.
     async fn with_token(&self, path: &kv::Path) -> Result<Zeroizing<Vec<u8>>> {
         let token = self.session.token().await?;
+        let asked = Instant::now();
         match self.client.get(path, &token.text).await {
-            Err(Error::Denied(why)) if self.session.was_dropped(&token).await? => {
-                let fresh = self.session.renewed_after(&token).await?;
-                tracing::debug!(why, "Vault had dropped the token; logged in again");
-                self.client.get(path, &fresh.text).await
-            }
+            Err(Error::Denied(why)) => match self.session.after_denial(&token, asked).await? {
+                Some(fresh) => self.client.get(path, &fresh.text).await,
+                None => Err(Error::Denied(why)),
+            },
             other => other,
         }
     }
 
-    /// A KV engine of another version answers every read of this one with "not found": that must not empty a Secret.
-    async fn check_mount(&self, path: &kv::Path) -> Result<()> {
-        self.mount_check
-            .get_or_try_init(|| async {
-                let token = self.session.token().await?;
-                match self.client.get(&kv::mount_info(&path.mount), &token.text).await {
-                    Ok(body) => kv::check_mount(&path.mount, self.version, &body),
-                    // Vault answers "denied" for a mount that is not there as well as for one that is hidden.
-                    Err(Error::Denied(_) | Error::NotFound(_)) => Ok(()),
-                    Err(error) => Err(error),
-                }
-            })
-            .await
-            .map(|&()| ())
+    /// A KV engine of another version answers every read of this one with "not found": that must not empty a Secret. Only a
+    /// good answer is remembered, and not for long.
+    async fn check_mount(&self, mount: &str) -> Result<()> {
+        if self.checked().get(mount).is_some_and(|at| at.elapsed() < MOUNT_CHECK_HOLDS) {
+            return Ok(());
+        }
+        let body = self.with_token(&kv::mount_info(mount)).await.map_err(|error| match error {
+            Error::Denied(why) | Error::NotFound(why) => Error::Denied(format!(
+                "whether {mount} is the KV engine that the store says can't be seen, so nothing there is taken as missing: {why}"
+            )),
+            other => other,
+        })?;
+        kv::check_mount(mount, self.version, &body)?;
+        self.checked().insert(mount.to_owned(), Instant::now());
+        Ok(())
+    }
+
+    fn checked(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.mounts.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -121,10 +143,15 @@ impl Vault {
 impl Provider for Vault {
     async fn validate(&self) -> Result<Validity> {
         self.session.check().await?;
-        if let Some(mount) = &self.mount {
-            self.check_mount(&kv::Path { mount: mount.clone(), segments: vec![], query: None }).await?;
+        match &self.mount {
+            // A mount that is hidden from this identity may still be readable.
+            Some(mount) => match self.check_mount(mount).await {
+                Ok(()) => Ok(Validity::Valid),
+                Err(Error::Denied(_)) => Ok(Validity::Unknown),
+                Err(error) => Err(error),
+            },
+            None => Ok(Validity::Valid),
         }
-        Ok(Validity::Valid)
     }
 
     fn capabilities(&self) -> Capabilities {
