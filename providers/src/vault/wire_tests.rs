@@ -166,3 +166,17 @@ async fn a_redirect_is_followed_once_and_an_unknown_host_is_unreachable_for_ever
     let gone = vault(&standby, json!({"server": format!("http://127.0.0.1:{port}")})).await;
     assert!(matches!(read(&gone).await, Err(Error::Unavailable { everybody: true, .. })));
 }
+
+#[tokio::test]
+async fn a_client_certificate_of_the_spec_is_read_and_must_be_a_pair() {
+    let made = async |tls: Value| {
+        let auth = json!({"tokenSecretRef": {"name": "t"}});
+        let spec = json!({"server": "https://127.0.0.1:1", "path": "kv", "auth": auth, "tls": tls});
+        connect(serde_json::from_value(spec).unwrap(), Arc::new(Text("CANARY, no PEM")), &Options::default()).await.err()
+    };
+    let half = made(json!({"certSecretRef": {"name": "c"}})).await.unwrap().to_string();
+    assert_eq!(half, "spec.provider.vault.tls: needs both certSecretRef and keySecretRef");
+    let bad = made(json!({"certSecretRef": {"name": "c"}, "keySecretRef": {"name": "k"}})).await.unwrap().to_string();
+    assert!(bad.starts_with("spec.provider.vault.tls.certSecretRef: is no PEM certificate"), "{bad}");
+    assert!(!bad.contains("CANARY"), "{bad}");
+}
