@@ -124,7 +124,9 @@ impl Drop for Process {
 pub struct Usage {
     /// User and system time.
     pub cpu: Duration,
-    /// Peak of resident memory, in bytes.
+    /// Resident memory, in bytes.
+    pub rss: u64,
+    /// Its peak, in bytes.
     pub peak_rss: u64,
 }
 
@@ -136,9 +138,12 @@ pub fn usage(pid: u32) -> Usage {
         stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
     let ticks = fields.get(11).copied().unwrap_or(0) + fields.get(12).copied().unwrap_or(0);
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib =
-        status.lines().find_map(|l| l.strip_prefix("VmHWM:")).and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
-    Usage { cpu: Duration::from_millis(ticks * 10), peak_rss: kib.unwrap_or(0) * 1024 }
+    let bytes = |name: &str| {
+        let kib =
+            status.lines().find_map(|l| l.strip_prefix(name)).and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    };
+    Usage { cpu: Duration::from_millis(ticks * 10), rss: bytes("VmRSS:"), peak_rss: bytes("VmHWM:") }
 }
 
 /// A port of loopback that was free a moment ago.

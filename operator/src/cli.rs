@@ -15,6 +15,7 @@ use lockstep_crds::duration::parse_go;
     after_help = "Examples:
   lockstep run                                     serve the whole cluster
   lockstep run --namespace team-a --namespace team-b   serve two namespaces, with no rights outside of them
+  lockstep run --shards 16                         in each of several replicas: all of them work, each on its share
   lockstep crds | kubectl apply --server-side -f -    install the API types
   lockstep crds --install                          the same, leaving an installed CRD that holds more in place"
 )]
@@ -54,12 +55,23 @@ pub struct RunArgs {
     /// How many Secrets are written at once.
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
+    /// Threads that reconciles share. One keeps up with what an API server of two cores can write, at the least cost.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub threads: u16,
     /// How often status.refreshTime moves forward while nothing changes.
     #[arg(long, default_value = "5m", value_parser = parse_go, value_name = "DURATION")]
     pub heartbeat: Duration,
     /// How long one request to a provider may take.
     #[arg(long, default_value = "10s", value_parser = parse_go, value_name = "DURATION")]
     pub provider_timeout: Duration,
+    /// Calls at once to the provider of one store, unless its annotation lockstep.dev/max-concurrent-calls says otherwise.
+    /// Default: what suits the provider.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub store_concurrency: Option<u16>,
+    /// Calls a second to the provider of one store, unless its annotation lockstep.dev/max-calls-per-second says otherwise.
+    /// Default: as many as there are; a provider that throttles gets fewer for a while by itself.
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub store_rate: Option<f64>,
     /// Address of /metrics.
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
     pub metrics_addr: SocketAddr,
@@ -69,6 +81,10 @@ pub struct RunArgs {
     /// Lets one of several replicas work at a time.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub leader_elect: bool,
+    /// Lets all replicas work at once, each on its share of so many shards; the same number in every replica. 1: one of them works
+    /// at a time. A few times the number of replicas spreads evenly.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub shards: u16,
     /// Namespace of the lease. Default: the pod's.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     pub lease_namespace: Option<String>,
@@ -87,6 +103,11 @@ pub struct RunArgs {
     /// File with the pod's own token, for stores whose spec asks for it.
     #[arg(long, default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token", value_name = "FILE")]
     pub token_file: PathBuf,
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "is no number".to_owned())?;
+    if rate.is_finite() && rate >= 0.01 { Ok(rate) } else { Err("must be at least 0.01".into()) }
 }
 
 /// How much is logged.

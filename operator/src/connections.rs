@@ -13,8 +13,9 @@ use lockstep_providers::{Error, OwnCluster, Result};
 use tokio::time::Instant;
 
 use crate::keys::StoreKey;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::reads::{Reader, Retries, StoreLabels};
+use crate::reads::{Hooks, Reader, Retries, StoreLabels};
 use crate::refs::Refs;
 use crate::resolver::{StoreResolver, names_no_namespace};
 
@@ -36,6 +37,8 @@ pub struct StoreView {
     pub identity: (String, i64),
     /// Its spec.
     pub spec: Arc<SecretStoreSpec>,
+    /// What its annotations say of calls to the provider.
+    pub limits: std::result::Result<Limits, String>,
 }
 
 impl StoreView {
@@ -71,7 +74,16 @@ pub struct Connections {
     narrow: bool,
     metrics: Arc<Metrics>,
     slots: Mutex<HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>>,
-    on_away: Arc<dyn Fn(&StoreKey) + Send + Sync>,
+    hooks: ConnectionHooks,
+}
+
+/// What connections ask of, and tell to, those around them.
+#[derive(Clone)]
+pub struct ConnectionHooks {
+    /// Told when the provider of a store turns out to be away.
+    pub on_away: Arc<dyn Fn(&StoreKey) + Send + Sync>,
+    /// See [`Hooks::is_awaited`].
+    pub is_awaited: Arc<dyn Fn(Instant) -> bool + Send + Sync>,
 }
 
 impl Connections {
@@ -83,9 +95,9 @@ impl Connections {
         token_file: std::path::PathBuf,
         narrow: bool,
         metrics: Arc<Metrics>,
-        on_away: Arc<dyn Fn(&StoreKey) + Send + Sync>,
+        hooks: ConnectionHooks,
     ) -> Self {
-        Self { client, options, own_cluster, token_file, narrow, metrics, slots: Mutex::default(), on_away }
+        Self { client, options, own_cluster, token_file, narrow, metrics, slots: Mutex::default(), hooks }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>> {
@@ -105,6 +117,9 @@ impl Connections {
             && let Some((made, at)) = &slot.made
             && (made.is_ok() || at.elapsed() < FAILURE_HOLDS)
         {
+            if let (Ok(reader), Ok(limits)) = (made, &store.limits) {
+                reader.set_limits(*limits);
+            }
             return made.clone();
         }
         close(slot.made.take());
@@ -129,8 +144,10 @@ impl Connections {
         };
         let connected = registry::connect(&store.spec.provider, Arc::new(resolver), &self.options).await?;
         let labels = StoreLabels { store: store.key.to_string(), provider };
-        let (on_away, away) = (self.on_away.clone(), store.key.clone());
-        Ok(Reader::new(connected, retries, labels, self.metrics.clone(), Box::new(move || on_away(&away))))
+        let limits = store.limits.clone().unwrap_or_default();
+        let (on_away, away) = (self.hooks.on_away.clone(), store.key.clone());
+        let hooks = Hooks { on_away: Box::new(move || on_away(&away)), is_awaited: self.hooks.is_awaited.clone() };
+        Ok(Reader::new(connected, retries, limits, labels, self.metrics.clone(), hooks))
     }
 
     /// What a connection was made from has changed: it is closed, and the next user makes a new one.

@@ -1,6 +1,7 @@
 //! What every reconcile is given: built in one place, with a `test()` twin that answers scripted requests.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -10,11 +11,16 @@ use lockstep_providers::{Error, OwnCluster, registry};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::connections::{ConnectionKey, Connections};
+use crate::connections::{ConnectionHooks, ConnectionKey, Connections};
 use crate::events::Events;
 use crate::keys::{ObjectKey, StoreKey};
+use crate::kube_io::Writer;
+use crate::limits::Limits;
 use crate::metrics::{Live, Metrics, ObjectSample};
-use crate::queue::{Queue, Wake};
+#[cfg(test)]
+use crate::ownership::Hold;
+use crate::ownership::Ownership;
+use crate::queue::{Depth, Queue, Wake};
 use crate::reads::Reader;
 use crate::refs::Refs;
 use crate::state::State;
@@ -37,6 +43,8 @@ pub struct Options {
     pub provider_timeout: Duration,
     /// File with the pod's own token.
     pub token_file: std::path::PathBuf,
+    /// Bounds on calls to the provider of a store that has no annotations about them.
+    pub limits: Limits,
 }
 
 impl Default for Options {
@@ -49,6 +57,7 @@ impl Default for Options {
             read_deadline: Duration::from_secs(60),
             provider_timeout: Duration::from_secs(10),
             token_file: "/var/run/secrets/kubernetes.io/serviceaccount/token".into(),
+            limits: Limits::default(),
         }
     }
 }
@@ -73,6 +82,10 @@ pub struct Context {
     pub events: Events,
     /// What Prometheus is told.
     pub metrics: Arc<Metrics>,
+    /// Which objects this replica may write.
+    pub ownership: Arc<Ownership>,
+    /// Whether every watch has shown all there was at the start.
+    pub filled: AtomicBool,
     /// Bounds writes to the API server.
     pub writes: Semaphore,
     /// The wall clock: injected, so that logic never reads it.
@@ -86,6 +99,7 @@ impl Context {
         client: Client,
         own_cluster: OwnCluster,
         options: Options,
+        ownership: Arc<Ownership>,
         clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|weak: &Weak<Self>| {
@@ -100,9 +114,13 @@ impl Context {
                     }
                 })
             });
-            let on_away = {
-                let stores = stores.clone();
-                Arc::new(move |store: &StoreKey| stores.wake(store.clone(), Wake::timer(Instant::now())))
+            let objects = Queue::<ObjectKey>::default();
+            let hooks = {
+                let (stores, objects) = (stores.clone(), objects.clone());
+                ConnectionHooks {
+                    on_away: Arc::new(move |store: &StoreKey| stores.wake(store.clone(), Wake::timer(Instant::now()))),
+                    is_awaited: Arc::new(move |made| objects.oldest_cause().is_some_and(|cause| cause <= made)),
+                }
             };
             let connections = Connections::new(
                 client.clone(),
@@ -111,15 +129,17 @@ impl Context {
                 options.token_file.clone(),
                 !options.namespaces.is_empty(),
                 metrics.clone(),
-                on_away,
+                hooks,
             );
             Self {
                 state: State::default(),
                 connections,
                 refs,
-                objects: Queue::default(),
+                objects,
                 stores,
-                events: Events::new(client.clone(), metrics.clone()),
+                events: Events::new(client.clone(), metrics.clone(), ownership.clone()),
+                ownership,
+                filled: AtomicBool::new(false),
                 writes: Semaphore::new(options.concurrency.max(1)),
                 metrics,
                 client,
@@ -137,7 +157,35 @@ impl Context {
         let (service, handle) = tower_test::mock::pair();
         let client = Client::new(service, "default");
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        (Self::new(client, OwnCluster::default(), Options::default(), Box::new(move || now)), handle)
+        let alone = Arc::new(Ownership::new(1, Hold::Forever));
+        (Self::new(client, OwnCluster::default(), Options::default(), alone, Box::new(move || now)), handle)
+    }
+
+    /// What writes for an object.
+    pub fn writer(&self, key: &ObjectKey) -> Writer<'_> {
+        Writer::new(&self.client, &self.ownership, self.ownership.shard_of(key))
+    }
+
+    /// What writes for a store.
+    pub fn store_writer(&self, key: &StoreKey) -> Writer<'_> {
+        Writer::new(&self.client, &self.ownership, self.ownership.shard_of_store(key))
+    }
+
+    /// A shard is this replica's from now on: its objects are looked at as after a start.
+    pub fn shard_gained(&self, shard: usize) {
+        let now = Instant::now();
+        self.state.forget_memos(|key| self.ownership.shard_of(key) == shard);
+        for key in self.state.keys().into_iter().filter(|key| self.ownership.shard_of(key) == shard) {
+            self.objects.wake(key, Wake::changed(now));
+        }
+        for key in self.state.store_keys().into_iter().filter(|key| self.ownership.shard_of_store(key) == shard) {
+            self.stores.wake(key, Wake::changed(now));
+        }
+    }
+
+    /// A shard is somebody else's: what this process knew of its objects is soon out of date.
+    pub fn shard_lost(&self, shard: usize) {
+        self.state.forget_memos(|key| self.ownership.shard_of(key) == shard);
     }
 
     /// The connection to a store for an object of `namespace`.
@@ -189,7 +237,11 @@ impl Context {
 impl Live for Context {
     fn objects(&self) -> Vec<ObjectSample> {
         let mut all = Vec::new();
-        self.state.for_each(|key, memo, _| {
+        self.state.for_each(|key, memo| {
+            // Another replica tells of its own.
+            if !self.ownership.owns(key) {
+                return;
+            }
             all.push(ObjectSample {
                 namespace: key.namespace.clone(),
                 name: key.name.clone(),
@@ -205,8 +257,7 @@ impl Live for Context {
         self.state.stores_ready()
     }
 
-    fn queues(&self) -> Vec<(&'static str, usize, usize)> {
-        let ((ow, or), (sw, sr)) = (self.objects.depth(), self.stores.depth());
-        vec![("externalsecret", ow, or), ("store", sw, sr)]
+    fn queues(&self) -> Vec<(&'static str, Depth)> {
+        vec![("externalsecret", self.objects.depth()), ("store", self.stores.depth())]
     }
 }

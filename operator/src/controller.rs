@@ -16,7 +16,7 @@ use lockstep_crds::conditions::{Condition, ConditionType, SecretReason, StoreRea
 use lockstep_crds::{ClusterSecretStore, ExternalSecret, LABEL_MANAGED, SecretStore};
 use lockstep_providers::registry::without_quotes;
 use serde_json::json;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,13 +26,19 @@ use crate::external_secret::status::rfc3339;
 use crate::external_secret::target::Seen;
 use crate::keys::{ObjectKey, StoreKey};
 use crate::mirror::{Follower, Guard, follow};
-use crate::queue::{Queue, Wake};
+use crate::queue::{Next, Queue, Wake};
 use crate::state::{StoreEntry, view};
-use crate::{external_secret, kube_io, store};
+use crate::{external_secret, store};
 
-/// Reconciles at once. Most of them wait for a provider; what they may send to the API server is bounded by
-/// [`crate::context::Options::concurrency`].
-const RECONCILES: usize = 512;
+/// Reconciles begun and not ended, however long a provider lets them wait.
+const RECONCILES: usize = 1024;
+/// Reconciles begun and not ended, those left out that wait for a provider for longer than [`PATIENCE`].
+const BEGUN: usize = 128;
+/// Reconciles at work: each takes memory, and what they may send to the API server at once is bounded by
+/// [`crate::context::Options::concurrency`] anyway.
+const ACTIVE: usize = 64;
+/// How long a reconcile that waits for a provider keeps others from beginning.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a stop waits for writes under way.
 const STOP_WITHIN: Duration = Duration::from_millis(3500);
 
@@ -40,8 +46,10 @@ const STOP_WITHIN: Duration = Duration::from_millis(3500);
 pub async fn run(ctx: Arc<Context>, stop: CancellationToken, synced: impl Fn() + Send + Sync + 'static) {
     let gate = Gate::new(&ctx);
     let mut watches = tokio::task::JoinSet::new();
-    start_watches(&ctx, &gate, &mut watches);
-    tokio::select! { () = gate.opened() => synced(), () = stop.cancelled() => return }
+    start_watches(&ctx, &gate, &mut watches, list_style(&ctx.client).await);
+    tokio::select! { () = gate.opened() => {}, () = stop.cancelled() => return }
+    ctx.filled.store(true, Ordering::SeqCst);
+    synced();
     let events = tokio::spawn({
         let ctx = ctx.clone();
         async move { ctx.events.run().await }
@@ -49,16 +57,20 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken, synced: impl Fn() +
     let tasks = TaskTracker::new();
     let objects = dispatch(ctx.objects.clone(), tasks.clone(), stop.clone(), ctx.clone(), "ExternalSecret", {
         let ctx = ctx.clone();
-        move |key: ObjectKey, wake| {
+        move |key: ObjectKey, wake, active| {
             let ctx = ctx.clone();
-            async move { external_secret::reconcile(&ctx, &key, wake).await }
+            async move { external_secret::reconcile(&ctx, &key, wake, active).await }
         }
     });
     let stores = dispatch(ctx.stores.clone(), tasks.clone(), stop.clone(), ctx.clone(), "SecretStore", {
         let ctx = ctx.clone();
-        move |key: StoreKey, wake| {
+        move |key: StoreKey, wake, active: Active| {
             let ctx = ctx.clone();
-            async move { store::reconcile(&ctx, &key, wake).await }
+            async move {
+                let _active = active;
+                let wait = store::reconcile(&ctx, &key, wake).await?;
+                Some(Next { at: Instant::now() + wait.min(Duration::from_secs(86_400)), turn: None })
+            }
         }
     });
     futures::future::join(objects, stores).await;
@@ -81,26 +93,68 @@ async fn dispatch<K, F, R>(
     work: F,
 ) where
     K: Clone + Eq + std::hash::Hash + Ord + std::fmt::Display + Send + Sync + 'static,
-    F: Fn(K, Wake) -> R,
-    R: Future<Output = Option<Duration>> + Send + 'static,
+    F: Fn(K, Wake, Active) -> R,
+    R: Future<Output = Option<Next>> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(RECONCILES));
+    let (permits, pool) = (Arc::new(Semaphore::new(RECONCILES)), Arc::<Pool>::default());
     loop {
-        let permit = tokio::select! { permit = permits.clone().acquire_owned() => permit, () = stop.cancelled() => return };
+        let both = async { (permits.clone().acquire_owned().await, Active::take(&pool).await) };
+        let (permit, active) = tokio::select! { both = both => both, () = stop.cancelled() => return };
         let (key, wake) = tokio::select! { next = queue.next() => next, () = stop.cancelled() => return };
         let (queue, ctx) = (queue.clone(), ctx.clone());
-        let reconcile = AssertUnwindSafe(work(key.clone(), wake)).catch_unwind();
+        let reconcile = AssertUnwindSafe(work(key.clone(), wake, active)).catch_unwind();
         tasks.spawn(async move {
             let next = reconcile.await.unwrap_or_else(|_| {
                 ctx.metrics.panicked();
                 tracing::error!(kind, %key, "a reconcile panicked; please report it. The object is tried again in 5 min");
-                Some(Duration::from_secs(300))
+                Some(Next { at: Instant::now() + Duration::from_secs(300), turn: None })
             });
-            // Durations of years, such as a refreshInterval can be, have no place on a timer.
-            let next = next.map(|wait| Instant::now() + wait.min(Duration::from_secs(86_400)));
             queue.done(key, next);
             drop(permit);
         });
+    }
+}
+
+/// Bounds reconciles of one kind.
+pub struct Pool {
+    begun: Arc<Semaphore>,
+    active: Arc<Semaphore>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { begun: Arc::new(Semaphore::new(BEGUN)), active: Arc::new(Semaphore::new(ACTIVE)) }
+    }
+}
+
+/// The right to work.
+pub struct Active {
+    pool: Arc<Pool>,
+    begun: Option<OwnedSemaphorePermit>,
+    active: Option<OwnedSemaphorePermit>,
+}
+
+impl Active {
+    /// Waits for it.
+    pub async fn take(pool: &Arc<Pool>) -> Self {
+        let begun = pool.begun.clone().acquire_owned().await.ok();
+        let active = pool.active.clone().acquire_owned().await.ok();
+        Self { pool: pool.clone(), begun, active }
+    }
+
+    /// Leaves it to others while a provider is waited for.
+    pub async fn while_waiting<T>(&mut self, waiting: impl Future<Output = T>) -> T {
+        self.active = None;
+        let mut waiting = std::pin::pin!(waiting);
+        let answer = match tokio::time::timeout(PATIENCE, &mut waiting).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.begun = None;
+                waiting.await
+            }
+        };
+        self.active = self.pool.active.clone().acquire_owned().await.ok();
+        answer
     }
 }
 
@@ -142,32 +196,46 @@ impl Once {
     }
 }
 
-fn start_watches(ctx: &Arc<Context>, gate: &Arc<Gate>, watches: &mut tokio::task::JoinSet<()>) {
+/// Objects of one page of a list, where they do not come one by one.
+const PAGE: u32 = 100;
+
+/// How the first state of things is asked for: one by one where the API server can (WatchList, served by default from 1.34 on),
+/// since a page takes many times its own size while it is parsed.
+async fn list_style(client: &kube::Client) -> watcher::Config {
+    let version = client.apiserver_version().await;
+    let number = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
+    let one_by_one = version.is_ok_and(|v| (number(&v.major), number(&v.minor)) >= (Some(1), Some(34)));
+    let config = watcher::Config::default();
+    if one_by_one { config.streaming_lists() } else { config.page_size(PAGE) }
+}
+
+fn start_watches(ctx: &Arc<Context>, gate: &Arc<Gate>, watches: &mut tokio::task::JoinSet<()>, style: watcher::Config) {
     let scopes: Vec<Option<String>> = match ctx.options.namespaces.as_slice() {
         [] => vec![None],
         named => named.iter().cloned().map(Some).collect(),
     };
     for scope in &scopes {
-        let objects = Objects { ctx: ctx.clone(), once: Once::new(gate), told: Default::default() };
+        let objects = Objects { ctx: ctx.clone(), scope: scope.clone(), once: Once::new(gate), told: Default::default() };
         let api: Api<Guard<ExternalSecret>> = scoped(ctx, scope.as_deref());
-        watches.spawn(follow(stream(api, watcher::Config::default()), objects, "ExternalSecrets"));
-        let stores = Stores { ctx: ctx.clone(), once: Once::new(gate), told: Default::default() };
+        watches.spawn(follow(stream(api, style.clone()), objects, "ExternalSecrets"));
+        let of = scope.clone().map_or(Scope::Namespaces, Scope::Namespace);
+        let stores = Stores { ctx: ctx.clone(), scope: of, once: Once::new(gate), told: Default::default() };
         let api: Api<Guard<SecretStore>> = scoped(ctx, scope.as_deref());
-        watches.spawn(follow(stream(api, watcher::Config::default()), stores, "SecretStores"));
+        watches.spawn(follow(stream(api, style.clone()), stores, "SecretStores"));
         let api: Api<PartialObjectMeta<Secret>> = scoped(ctx, scope.as_deref());
-        let config = watcher::Config::default().labels(&format!("{LABEL_MANAGED}=true"));
-        watches.spawn(follow(stream(api, config), Targets { ctx: ctx.clone(), once: Once::new(gate) }, "managed Secrets"));
+        let config = style.clone().labels(&format!("{LABEL_MANAGED}=true"));
+        watches.spawn(follow(
+            stream(api, config),
+            Targets { ctx: ctx.clone(), scope: scope.clone(), once: Once::new(gate) },
+            "managed Secrets",
+        ));
     }
     if ctx.options.namespaces.is_empty() {
-        let stores = Stores { ctx: ctx.clone(), once: Once::new(gate), told: Default::default() };
+        let stores = Stores { ctx: ctx.clone(), scope: Scope::Cluster, once: Once::new(gate), told: Default::default() };
         let api: Api<Guard<ClusterSecretStore>> = Api::all(ctx.client.clone());
-        watches.spawn(follow(stream(api, watcher::Config::default()), stores, "ClusterSecretStores"));
+        watches.spawn(follow(stream(api, style.clone()), stores, "ClusterSecretStores"));
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(ctx.client.clone());
-        watches.spawn(follow(
-            stream(api, watcher::Config::default()),
-            Namespaces { ctx: ctx.clone(), once: Once::new(gate) },
-            "Namespaces",
-        ));
+        watches.spawn(follow(stream(api, style.clone()), Namespaces { ctx: ctx.clone(), once: Once::new(gate) }, "Namespaces"));
     }
 }
 
@@ -204,7 +272,11 @@ fn news<K: std::hash::Hash + Eq>(told: &Told<K>, key: K, generation: Option<i64>
 }
 
 /// Writes a condition on an object that does not parse.
-fn tell_malformed(ctx: &Arc<Context>, url: String, name: String, reason: &'static str, error: &str) {
+fn tell_malformed(ctx: &Arc<Context>, url: String, key: ObjectKey, reason: &'static str, error: &str) {
+    if !ctx.ownership.owns(&key) {
+        return;
+    }
+    let name = key.name.to_string();
     let why = without_quotes(error);
     tracing::warn!(%name, %why, "an object does not parse");
     let ctx = ctx.clone();
@@ -217,7 +289,7 @@ fn tell_malformed(ctx: &Arc<Context>, url: String, name: String, reason: &'stati
             last_transition_time: Some(rfc3339((ctx.clock)())),
         };
         let patch = json!({"status": {"conditions": [condition]}});
-        if let Err(error) = kube_io::patch_status(&ctx.client, &url, &name, &patch).await {
+        if let Err(error) = ctx.writer(&key).patch_status(&url, &name, &patch).await {
             tracing::warn!(%name, error = %external_secret::kube_error(&error), "status could not be written");
         }
     });
@@ -225,6 +297,7 @@ fn tell_malformed(ctx: &Arc<Context>, url: String, name: String, reason: &'stati
 
 struct Objects {
     ctx: Arc<Context>,
+    scope: Option<String>,
     once: Once,
     told: Told<ObjectKey>,
 }
@@ -245,9 +318,9 @@ impl Follower<Guard<ExternalSecret>> for Objects {
     fn applied(&self, key: ObjectKey, object: Guard<ExternalSecret>) {
         match object {
             Guard::Good(object) => {
-                let (changed, others) = self.ctx.state.object_applied(&key, *object);
+                let (changed, others) = self.ctx.state.object_applied(&key, &object);
                 self.wake_all(others);
-                if changed {
+                if let Some(key) = changed {
                     self.ctx.objects.wake(key, Wake::changed(Instant::now()));
                 }
             }
@@ -256,7 +329,7 @@ impl Follower<Guard<ExternalSecret>> for Objects {
                 if news(&self.told, key.clone(), bad.1.generation) {
                     let url =
                         Api::<ExternalSecret>::namespaced(self.ctx.client.clone(), &key.namespace).resource_url().to_owned();
-                    tell_malformed(&self.ctx, url, key.name.to_string(), SecretReason::SecretSyncedError.as_str(), &bad.0);
+                    tell_malformed(&self.ctx, url, key, SecretReason::SecretSyncedError.as_str(), &bad.0);
                 }
             }
         }
@@ -266,9 +339,26 @@ impl Follower<Guard<ExternalSecret>> for Objects {
         self.wake_all(self.ctx.state.object_deleted(key));
     }
 
+    fn known(&self) -> Vec<ObjectKey> {
+        let mut keys = self.ctx.state.keys();
+        keys.retain(|key| in_scope(self.scope.as_deref(), &key.namespace));
+        keys
+    }
+
     fn ready(&self) {
         self.once.ready();
     }
+}
+
+/// Which of the stores a watch shows.
+enum Scope {
+    Cluster,
+    Namespaces,
+    Namespace(String),
+}
+
+fn in_scope(scope: Option<&str>, namespace: &str) -> bool {
+    scope.is_none_or(|scope| scope == namespace)
 }
 
 /// Either kind of store.
@@ -298,6 +388,7 @@ impl StoreObject for ClusterSecretStore {
 
 struct Stores {
     ctx: Arc<Context>,
+    scope: Scope,
     once: Once,
     told: Told<StoreKey>,
 }
@@ -306,6 +397,10 @@ impl Stores {
     fn wake_users(&self, key: &StoreKey) {
         let now = Instant::now();
         self.ctx.stores.wake(key.clone(), Wake::changed(now));
+        // What is seen for the first time at a start has not changed: objects are looked at by their own events.
+        if !self.ctx.filled.load(Ordering::SeqCst) {
+            return;
+        }
         for user in self.ctx.state.users(key, None, false) {
             self.ctx.objects.wake(user, Wake::store(now));
         }
@@ -323,12 +418,23 @@ impl<K: StoreObject> Follower<Guard<K>> for Stores {
     fn applied(&self, key: StoreKey, object: Guard<K>) {
         match object {
             Guard::Good(object) => {
-                let uid = object.meta().uid.clone().unwrap_or_default();
-                let generation = object.meta().generation.unwrap_or(0);
+                let meta = object.meta().clone();
                 let (spec, status) = object.parts();
-                let view = view(key.clone(), &uid, generation, spec);
-                if self.ctx.state.store_applied(StoreEntry { view, status: status.unwrap_or_default(), uid }) {
-                    self.wake_users(&key);
+                let view = view(key.clone(), &meta, spec, self.ctx.options.limits);
+                let uid = meta.uid.unwrap_or_default();
+                let news = self.ctx.state.store_applied(StoreEntry { view, status: status.unwrap_or_default(), uid });
+                if news.spec {
+                    return self.wake_users(&key);
+                }
+                if news.ready && !self.ctx.ownership.owns_store(&key) {
+                    // The replica that found out has woken its own users.
+                    for user in self.ctx.state.users(&key, None, true) {
+                        self.ctx.objects.wake(user, Wake::store(Instant::now()));
+                    }
+                }
+                if news.limits {
+                    // The next user of its connection brings them along; the condition tells of wrong ones.
+                    self.ctx.stores.wake(key, Wake::changed(Instant::now()));
                 }
             }
             Guard::Bad(bad) => {
@@ -336,7 +442,8 @@ impl<K: StoreObject> Follower<Guard<K>> for Stores {
                 if news(&self.told, key.clone(), bad.1.generation) {
                     self.wake_users(&key);
                     let reason = StoreReason::InvalidProviderConfig.as_str();
-                    tell_malformed(&self.ctx, K::url(&self.ctx, &key), key.name.to_string(), reason, &bad.0);
+                    let as_object = ObjectKey { namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() };
+                    tell_malformed(&self.ctx, K::url(&self.ctx, &key), as_object, reason, &bad.0);
                 }
             }
         }
@@ -347,6 +454,16 @@ impl<K: StoreObject> Follower<Guard<K>> for Stores {
         self.wake_users(key);
     }
 
+    fn known(&self) -> Vec<StoreKey> {
+        let mut keys = self.ctx.state.store_keys();
+        keys.retain(|key| match (&self.scope, &key.namespace) {
+            (Scope::Cluster, None) | (Scope::Namespaces, Some(_)) => true,
+            (Scope::Namespace(scope), Some(namespace)) => **namespace == **scope,
+            (Scope::Cluster, Some(_)) | (Scope::Namespaces | Scope::Namespace(_), None) => false,
+        });
+        keys
+    }
+
     fn ready(&self) {
         self.once.ready();
     }
@@ -354,6 +471,7 @@ impl<K: StoreObject> Follower<Guard<K>> for Stores {
 
 struct Targets {
     ctx: Arc<Context>,
+    scope: Option<String>,
     once: Once,
 }
 
@@ -372,11 +490,17 @@ impl Follower<PartialObjectMeta<Secret>> for Targets {
 
     fn applied(&self, (key, uid): Self::Key, object: PartialObjectMeta<Secret>) {
         let (Some(uid), Some(version)) = (uid, object.resource_version()) else { return };
-        self.wake_all(self.ctx.state.target_seen(&key, Seen::There { uid, version }));
+        self.wake_all(self.ctx.state.target_seen(&key, Seen::There { uid: uid.into(), version: version.into() }));
     }
 
     fn deleted(&self, (key, uid): &Self::Key) {
         self.wake_all(self.ctx.state.target_gone(key, uid.as_deref()));
+    }
+
+    fn known(&self) -> Vec<Self::Key> {
+        let mut keys = self.ctx.state.target_keys();
+        keys.retain(|(key, _)| in_scope(self.scope.as_deref(), &key.namespace));
+        keys
     }
 
     fn ready(&self) {
@@ -391,8 +515,9 @@ struct Namespaces {
 
 impl Namespaces {
     fn seen(&self, name: &str, labels: Option<BTreeMap<String, String>>) {
-        for key in self.ctx.state.namespace_seen(name, labels) {
-            self.ctx.objects.wake(key, Wake::store(Instant::now()));
+        let users = self.ctx.state.namespace_seen(name, labels);
+        if self.ctx.filled.load(Ordering::SeqCst) {
+            users.into_iter().for_each(|key| self.ctx.objects.wake(key, Wake::store(Instant::now())));
         }
     }
 }
@@ -410,6 +535,10 @@ impl Follower<PartialObjectMeta<Namespace>> for Namespaces {
 
     fn deleted(&self, key: &String) {
         self.seen(key, None);
+    }
+
+    fn known(&self) -> Vec<String> {
+        self.ctx.state.namespace_names()
     }
 
     fn ready(&self) {

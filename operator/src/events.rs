@@ -10,13 +10,19 @@ use kube::{Client, Resource};
 use lockstep_crds::conditions::EventReason;
 use lockstep_crds::external_secret::StoreKind;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use crate::keys::StoreKey;
-use crate::kube_io;
+use crate::keys::{ObjectKey, StoreKey};
+use crate::kube_io::Writer;
 use crate::metrics::Metrics;
+use crate::ownership::Ownership;
 
 /// Events that may wait. Beyond that, events that tell of nothing wrong are left out.
 const WAITING: usize = 1024;
+/// Events that tell of nothing wrong which may be written at once, and how many a second after that: a burst of first syncs
+/// must not cost the API server a third write for each.
+const GOOD_NEWS: f64 = 100.0;
+const GOOD_NEWS_PER_SECOND: f64 = 10.0;
 /// The API's limit for an event's note.
 const NOTE_MAX: usize = 1000;
 
@@ -30,15 +36,19 @@ struct Job {
 pub struct Events {
     sender: mpsc::Sender<Job>,
     receiver: std::sync::Mutex<Option<mpsc::Receiver<Job>>>,
+    /// How many more events that tell of nothing wrong may be written, as of when.
+    good_news: std::sync::Mutex<(f64, Instant)>,
     client: Client,
     metrics: Arc<Metrics>,
+    ownership: Arc<Ownership>,
 }
 
 impl Events {
     /// Nothing is written before [`Events::run`].
-    pub fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+    pub fn new(client: Client, metrics: Arc<Metrics>, ownership: Arc<Ownership>) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
-        Self { sender, receiver: std::sync::Mutex::new(Some(receiver)), client, metrics }
+        let good_news = std::sync::Mutex::new((GOOD_NEWS, Instant::now()));
+        Self { sender, receiver: std::sync::Mutex::new(Some(receiver)), good_news, client, metrics, ownership }
     }
 
     /// What an event is about.
@@ -65,10 +75,22 @@ impl Events {
     /// Leaves an event to be written; a full queue takes warnings only while half of it is free of them.
     pub fn publish(&self, about: ObjectReference, reason: EventReason, note: String) {
         let room = self.sender.capacity();
-        let wanted = if reason.is_warning() { room > 0 } else { room > WAITING / 2 };
+        let wanted = if reason.is_warning() { room > 0 } else { room > WAITING / 2 && self.is_good_news_welcome() };
         if !wanted || self.sender.try_send(Job { about, reason, note }).is_err() {
             self.metrics.event_dropped();
         }
+    }
+
+    fn is_good_news_welcome(&self) -> bool {
+        let mut news = self.good_news.lock().unwrap_or_else(|p| p.into_inner());
+        let now = Instant::now();
+        let left = (news.0 + (now - news.1).as_secs_f64() * GOOD_NEWS_PER_SECOND).min(GOOD_NEWS);
+        *news = (left, now);
+        if left < 1.0 {
+            return false;
+        }
+        news.0 -= 1.0;
+        true
     }
 
     /// Writes events until the sender is gone; a second call ends at once.
@@ -81,6 +103,8 @@ impl Events {
     }
 
     async fn write(&self, Job { about, reason, note }: Job) {
+        let name = about.name.as_deref().unwrap_or_default();
+        let shard = self.ownership.shard_of(&ObjectKey::new(about.namespace.as_deref().unwrap_or_default(), name));
         let namespace = about.namespace.clone().unwrap_or_else(|| "default".into());
         let now = jiff::Timestamp::now();
         let name = format!("{}.{:x}", about.name.as_deref().unwrap_or_default(), now.as_nanosecond());
@@ -98,7 +122,7 @@ impl Events {
         };
         self.metrics.api_request("create", "events");
         let url = Api::<Event>::namespaced(self.client.clone(), &namespace).resource_url().to_owned();
-        if let Err(error) = kube_io::create(&self.client, &url, &event, "lockstep").await {
+        if let Err(error) = Writer::new(&self.client, &self.ownership, shard).create(&url, &event, "lockstep").await {
             tracing::debug!(error = %crate::external_secret::kube_error(&error), "an event could not be written");
         }
     }

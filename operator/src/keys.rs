@@ -6,6 +6,18 @@ use std::sync::Arc;
 use kube::Resource;
 use lockstep_crds::external_secret::{StoreKind, StoreRef};
 
+/// A hash that is the same in every process of every version: phases of refreshes and shards are reckoned from it.
+///
+/// FNV-1a over the parts, each followed by a byte that no name holds, with the finish of MurmurHash3 for its upper bits.
+pub fn stable_hash(parts: &[&str]) -> u64 {
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    let mut hash = bytes.fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53_u64] {
+        hash = (hash ^ (hash >> 33)).wrapping_mul(factor);
+    }
+    hash ^ (hash >> 33)
+}
+
 /// Namespace and name of a namespaced object.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {

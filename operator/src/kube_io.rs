@@ -2,9 +2,12 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use kube::api::{PatchParams, PostParams};
+use kube::api::{DeleteParams, PatchParams, PostParams, Preconditions};
 use kube::core::request::Request;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::ownership::Ownership;
 
 /// The metadata of any object.
 #[derive(Clone, Debug, Deserialize)]
@@ -41,52 +44,83 @@ impl kube::Resource for Meta {
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-async fn send(client: &Client, mut request: http::Request<Vec<u8>>) -> kube::Result<Meta> {
-    request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(METADATA_ONLY));
-    let late = |_| Err(kube::Error::Service("no answer in time".into()));
-    tokio::time::timeout(DEADLINE, client.request(request)).await.unwrap_or_else(late)
+/// Writes for one object, or one store: the only way to write. Nothing is sent once its shard is no longer held.
+pub struct Writer<'a> {
+    client: &'a Client,
+    ownership: &'a Ownership,
+    shard: usize,
+}
+
+impl<'a> Writer<'a> {
+    /// For an object or store of this shard.
+    pub fn new(client: &'a Client, ownership: &'a Ownership, shard: usize) -> Self {
+        Self { client, ownership, shard }
+    }
+
+    async fn send<T: DeserializeOwned>(&self, request: http::Request<Vec<u8>>) -> kube::Result<T> {
+        let stale = || kube::Error::Service("the lease on this object is over: nothing was sent".into());
+        let write = self.ownership.begin_write(self.shard).ok_or_else(stale)?;
+        let end = tokio::time::Instant::now() + DEADLINE;
+        let end = write.until.map_or(end, |until| until.min(end));
+        let late = |_| Err(kube::Error::Service("no answer in time".into()));
+        tokio::time::timeout_at(end, self.client.request(request)).await.unwrap_or_else(late)
+    }
+
+    async fn send_for_meta(&self, mut request: http::Request<Vec<u8>>) -> kube::Result<Meta> {
+        request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(METADATA_ONLY));
+        self.send(request).await
+    }
+
+    /// Creates an object in the collection at `url`.
+    ///
+    /// # Errors
+    /// What the client answers.
+    pub async fn create(&self, url: &str, object: &impl Serialize, manager: &str) -> kube::Result<Meta> {
+        let params = PostParams { field_manager: Some(manager.into()), ..PostParams::default() };
+        let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+        self.send_for_meta(Request::new(url).create(&params, body).map_err(build)?).await
+    }
+
+    /// Replaces an object; the resource version in it must be the current one.
+    ///
+    /// # Errors
+    /// What the client answers.
+    pub async fn replace(&self, url: &str, name: &str, object: &impl Serialize, manager: &str) -> kube::Result<Meta> {
+        let params = PostParams { field_manager: Some(manager.into()), ..PostParams::default() };
+        let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+        self.send_for_meta(Request::new(url).replace(name, &params, body).map_err(build)?).await
+    }
+
+    /// Server-side apply, by force.
+    ///
+    /// # Errors
+    /// What the client answers.
+    pub async fn apply(&self, url: &str, name: &str, object: &impl Serialize, manager: &str) -> kube::Result<Meta> {
+        let patch = kube::api::Patch::Apply(object);
+        let params = PatchParams::apply(manager).force();
+        self.send_for_meta(Request::new(url).patch(name, &params, &patch).map_err(build)?).await
+    }
+
+    /// Merges into the status of an object.
+    ///
+    /// # Errors
+    /// What the client answers.
+    pub async fn patch_status(&self, url: &str, name: &str, patch: &impl Serialize) -> kube::Result<Meta> {
+        let patch = kube::api::Patch::Merge(patch);
+        let params = PatchParams { field_manager: Some("lockstep".into()), ..PatchParams::default() };
+        self.send_for_meta(Request::new(url).patch_subresource("status", name, &params, &patch).map_err(build)?).await
+    }
+
+    /// Deletes the very object that the preconditions name.
+    ///
+    /// # Errors
+    /// What the client answers.
+    pub async fn delete(&self, url: &str, name: &str, only: Preconditions) -> kube::Result<()> {
+        let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
+        self.send::<serde::de::IgnoredAny>(Request::new(url).delete(name, &params).map_err(build)?).await.map(drop)
+    }
 }
 
 fn build(error: kube::core::request::Error) -> kube::Error {
     kube::Error::BuildRequest(error)
-}
-
-/// Creates an object in the collection at `url`.
-///
-/// # Errors
-/// What the client answers.
-pub async fn create(client: &Client, url: &str, object: &impl Serialize, manager: &str) -> kube::Result<Meta> {
-    let params = PostParams { field_manager: Some(manager.into()), ..PostParams::default() };
-    let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
-    send(client, Request::new(url).create(&params, body).map_err(build)?).await
-}
-
-/// Replaces an object; the resource version in it must be the current one.
-///
-/// # Errors
-/// What the client answers.
-pub async fn replace(client: &Client, url: &str, name: &str, object: &impl Serialize, manager: &str) -> kube::Result<Meta> {
-    let params = PostParams { field_manager: Some(manager.into()), ..PostParams::default() };
-    let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
-    send(client, Request::new(url).replace(name, &params, body).map_err(build)?).await
-}
-
-/// Server-side apply, by force.
-///
-/// # Errors
-/// What the client answers.
-pub async fn apply(client: &Client, url: &str, name: &str, object: &impl Serialize, manager: &str) -> kube::Result<Meta> {
-    let patch = kube::api::Patch::Apply(object);
-    let params = PatchParams::apply(manager).force();
-    send(client, Request::new(url).patch(name, &params, &patch).map_err(build)?).await
-}
-
-/// Merges into the status of an object.
-///
-/// # Errors
-/// What the client answers.
-pub async fn patch_status(client: &Client, url: &str, name: &str, patch: &impl Serialize) -> kube::Result<Meta> {
-    let patch = kube::api::Patch::Merge(patch);
-    let params = PatchParams { field_manager: Some("lockstep".into()), ..PatchParams::default() };
-    send(client, Request::new(url).patch_subresource("status", name, &params, &patch).map_err(build)?).await
 }

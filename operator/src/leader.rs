@@ -2,7 +2,8 @@
 //!
 //! The rules are client-go's: a lease counts as free when its holder let it go, or when it did not change for its whole
 //! duration as measured by this process' own monotonic clock, so the clocks of two nodes need not agree. The holder renews
-//! at a third of the duration and takes it as lost at two thirds: then the process ends, before anybody else may begin.
+//! at a third of the duration and takes it as lost at two thirds: then nothing is written any more and the process ends,
+//! before anybody else may begin. A process that was paused finds that moment over when it goes on ([`crate::ownership`]).
 
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Client;
 use kube::api::{Api, PostParams};
 use tokio::time::Instant;
+
+use crate::ownership::{Hold, Ownership};
 
 /// Which lease, and as whom.
 #[derive(Clone, Debug)]
@@ -116,8 +119,18 @@ fn taken(answer: kube::Result<Lease>) -> kube::Result<Option<Lease>> {
 }
 
 impl Leadership {
-    /// Renews the lease; returns only when it is lost.
-    pub async fn hold(&mut self) {
+    /// Lets everything be written for as long as the lease is counted on.
+    pub fn prolong(&self, ownership: &Ownership) {
+        ownership.set(0, Hold::Until(self.renewed + self.election.duration * 2 / 3));
+    }
+
+    /// Renews the lease; returns only when it is lost, and nothing is written any more then.
+    pub async fn hold(&mut self, ownership: &Ownership) {
+        self.renew(ownership).await;
+        ownership.set(0, Hold::No);
+    }
+
+    async fn renew(&mut self, ownership: &Ownership) {
         let (every, deadline) = (self.election.duration / 3, self.election.duration * 2 / 3);
         loop {
             tokio::time::sleep_until(self.renewed + every).await;
@@ -131,6 +144,7 @@ impl Leadership {
                     Ok(Ok(lease)) => {
                         self.lease = lease;
                         self.renewed = asked;
+                        self.prolong(ownership);
                         break;
                     }
                     Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => {

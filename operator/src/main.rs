@@ -14,7 +14,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // One TLS provider for all clients; a second installation can only fail, which changes nothing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let threads = if let Command::Run(args) = &cli.command { usize::from(args.threads) } else { 1 };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };

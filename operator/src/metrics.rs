@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::queue::Depth;
 use crate::reads::StoreLabels;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,9 +36,10 @@ struct CallLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReadLabels {
+struct SavedLabels {
     store: String,
     provider: String,
+    by: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,7 +56,7 @@ pub struct Metrics {
     reconciles: Family<ReconcileLabels, Counter>,
     durations: OnceLock<Durations>,
     calls: Family<CallLabels, Counter>,
-    shared: Family<ReadLabels, Counter>,
+    saved: Family<SavedLabels, Counter>,
     requests: Family<WriteLabels, Counter>,
     events_dropped: Counter,
     panics: Counter,
@@ -81,9 +83,12 @@ impl Metrics {
         self.calls.get_or_create(&labels).inc();
     }
 
-    /// A want was served by a read that somebody else had asked for.
-    pub fn read_shared(&self, of: &StoreLabels) {
-        self.shared.get_or_create(&ReadLabels { store: of.store.clone(), provider: of.provider.clone() }).inc();
+    /// Calls were not made: `shared` with somebody else, filled into a `batch`, or the answer was `known`.
+    pub fn calls_saved(&self, of: &StoreLabels, by: &'static str, count: u64) {
+        if count > 0 {
+            let labels = SavedLabels { store: of.store.clone(), provider: of.provider.clone(), by };
+            self.saved.get_or_create(&labels).inc_by(count);
+        }
     }
 
     /// One request to the API server was sent.
@@ -110,7 +115,7 @@ impl Metrics {
         registry.register("lockstep_reconciles", "Reconciles by result and error category", self.reconciles.clone());
         registry.register("lockstep_reconcile_duration_seconds", "Duration of a reconcile", self.durations().clone());
         registry.register("lockstep_provider_calls", "Calls to providers", self.calls.clone());
-        registry.register("lockstep_provider_reads_shared", "Wants served by a read of somebody else", self.shared.clone());
+        registry.register("lockstep_provider_calls_saved", "Calls to providers that were not needed", self.saved.clone());
         registry.register("lockstep_api_requests", "Requests to the API server, watches left out", self.requests.clone());
         registry.register("lockstep_events_dropped", "Events not written because too many waited", self.events_dropped.clone());
         registry.register("lockstep_panics", "Reconciles that panicked", self.panics.clone());
@@ -141,8 +146,8 @@ pub trait Live: Send + Sync {
     fn objects(&self) -> Vec<ObjectSample>;
     /// Stores by readiness: ready, not ready.
     fn stores(&self) -> (usize, usize);
-    /// Name of a queue, keys that wait, keys that are being worked on.
-    fn queues(&self) -> Vec<(&'static str, usize, usize)>;
+    /// Queues by name.
+    fn queues(&self) -> Vec<(&'static str, Depth)>;
 }
 
 struct LiveCollector(Weak<dyn Live>);
@@ -168,12 +173,17 @@ impl Collector for LiveCollector {
         gauge(
             "lockstep_queue_depth",
             "Keys that wait for a worker",
-            &mut queues.iter().map(|(name, waiting, _)| (vec![("queue", *name)], *waiting as i64)),
+            &mut queues.iter().map(|(name, depth)| (vec![("queue", *name)], depth.waiting as i64)),
         )?;
         gauge(
             "lockstep_queue_running",
             "Keys that are being worked on",
-            &mut queues.iter().map(|(name, _, running)| (vec![("queue", *name)], *running as i64)),
+            &mut queues.iter().map(|(name, depth)| (vec![("queue", *name)], depth.running as i64)),
+        )?;
+        gauge(
+            "lockstep_queue_overdue",
+            "Refreshes that are due and wait for their turn",
+            &mut queues.iter().map(|(name, depth)| (vec![("queue", *name)], depth.overdue as i64)),
         )?;
         let count = |ready: Option<bool>| objects.iter().filter(|o| o.ready == ready).count() as i64;
         let (ready_stores, failed_stores) = live.stores();
@@ -223,8 +233,8 @@ mod tests {
         fn stores(&self) -> (usize, usize) {
             (1, 0)
         }
-        fn queues(&self) -> Vec<(&'static str, usize, usize)> {
-            vec![("externalsecret", 4, 1)]
+        fn queues(&self) -> Vec<(&'static str, Depth)> {
+            vec![("externalsecret", Depth { waiting: 4, overdue: 2, running: 1, steady: 0.5 })]
         }
     }
 

@@ -76,6 +76,8 @@ pub trait Follower<K> {
     fn applied(&self, key: Self::Key, object: K);
     /// The object is gone.
     fn deleted(&self, key: &Self::Key);
+    /// The keys of all objects that are kept.
+    fn known(&self) -> Vec<Self::Key>;
     /// All objects have been seen once.
     fn ready(&self);
 }
@@ -86,32 +88,28 @@ where
     F: Follower<K>,
 {
     let mut stream = std::pin::pin!(stream);
-    let mut known: HashSet<F::Key> = HashSet::new();
-    let mut listed: HashSet<F::Key> = HashSet::new();
+    // What was there before a list and is not in it is gone; what came while it was made is not missed.
+    let mut missing: HashSet<F::Key> = HashSet::new();
     while let Some(event) = stream.next().await {
         match event {
-            // What a list showed before it broke off is known, and gone unless the next one shows it.
-            Ok(Event::Init) => known.extend(listed.drain()),
+            Ok(Event::Init) => missing = follower.known().into_iter().collect(),
             Ok(Event::InitApply(object)) => {
                 if let Some(key) = follower.key(&object) {
-                    listed.insert(key.clone());
+                    missing.remove(&key);
                     follower.applied(key, object);
                 }
             }
             Ok(Event::InitDone) => {
-                known.difference(&listed).for_each(|key| follower.deleted(key));
-                known = std::mem::take(&mut listed);
+                std::mem::take(&mut missing).iter().for_each(|key| follower.deleted(key));
                 follower.ready();
             }
             Ok(Event::Apply(object)) => {
                 if let Some(key) = follower.key(&object) {
-                    known.insert(key.clone());
                     follower.applied(key, object);
                 }
             }
             Ok(Event::Delete(object)) => {
                 if let Some(key) = follower.key(&object) {
-                    known.remove(&key);
                     follower.deleted(&key);
                 }
             }

@@ -1,7 +1,8 @@
 //! Which object is reconciled next: a keyed queue with timers, one reconcile an object at a time.
 //!
 //! [`Schedule`] is pure and takes `now`; [`Queue`] is the shell that workers wait on. What always holds: a key is never
-//! handed out twice at once; a wake that comes while its key is being worked on is not lost; changes go before timers.
+//! handed out twice at once; a wake that comes while its key is being worked on is not lost; what people changed goes before
+//! periodic refreshes, which wait for their turn ([`crate::turns`]).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
@@ -9,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::turns::{Turn, Turns};
 
 /// Why an object is reconciled; wakes that meet are merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +24,14 @@ pub struct Wake {
     pub store: bool,
     /// Its target was touched.
     pub target: bool,
+    /// The turn of its periodic refresh has come.
+    pub turn: bool,
 }
 
 impl Wake {
     /// A timer ran out.
     pub fn timer(at: Instant) -> Self {
-        Self { at, changed: false, store: false, target: false }
+        Self { at, changed: false, store: false, target: false, turn: false }
     }
 
     /// The object changed.
@@ -44,14 +49,29 @@ impl Wake {
         Self { target: true, ..Self::timer(at) }
     }
 
+    /// The turn of a periodic refresh that was due at `at` has come.
+    pub fn turn(at: Instant) -> Self {
+        Self { turn: true, ..Self::timer(at) }
+    }
+
     fn merge(self, other: Self) -> Self {
         Self {
             at: self.at.max(other.at),
             changed: self.changed || other.changed,
             store: self.store || other.store,
             target: self.target || other.target,
+            turn: self.turn || other.turn,
         }
     }
+}
+
+/// When a key wants to be seen again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// When; a moment that is over sorts before later ones.
+    pub at: Instant,
+    /// For a periodic refresh, which waits for its turn then.
+    pub turn: Option<Turn>,
 }
 
 #[derive(Default)]
@@ -60,6 +80,9 @@ struct Entry {
     /// Set while the key waits in the lane, or for the end of its run.
     wake: Option<Wake>,
     timer: Option<Instant>,
+    /// Whether the timer is that of a refresh, which waits for its turn.
+    paced: bool,
+    turn: Option<Turn>,
 }
 
 /// The pure part.
@@ -67,16 +90,24 @@ pub struct Schedule<K> {
     entries: HashMap<K, Entry>,
     lane: VecDeque<K>,
     timers: BTreeSet<(Instant, K)>,
+    refreshes: BTreeSet<(Instant, K)>,
+    turns: Turns,
     running: usize,
 }
 
-impl<K: Clone + Eq + Hash + Ord> Default for Schedule<K> {
-    fn default() -> Self {
-        Self { entries: HashMap::new(), lane: VecDeque::new(), timers: BTreeSet::new(), running: 0 }
-    }
-}
-
 impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
+    /// Nothing to do yet.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            entries: HashMap::new(),
+            lane: VecDeque::new(),
+            timers: BTreeSet::new(),
+            refreshes: BTreeSet::new(),
+            turns: Turns::new(now),
+            running: 0,
+        }
+    }
+
     /// Asks for a reconcile as soon as possible.
     pub fn wake(&mut self, key: K, wake: Wake) {
         let entry = self.entries.entry(key.clone()).or_default();
@@ -87,25 +118,51 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
         }
     }
 
-    /// Sets the key's only timer, or takes it away.
-    pub fn set_timer(&mut self, key: K, at: Option<Instant>) {
-        let entry = self.entries.entry(key.clone()).or_default();
-        if let Some(old) = entry.timer.take() {
-            self.timers.remove(&(old, key.clone()));
-        }
-        entry.timer = at;
-        if let Some(at) = at {
-            self.timers.insert((at, key));
+    /// Asks for a reconcile when the turn of the key's refresh comes; at once when it has none.
+    pub fn wake_in_turn(&mut self, key: K, wake: Wake) {
+        match self.entries.get(&key) {
+            Some(entry) if entry.turn.is_some() && entry.wake.is_none() => {
+                let at = entry.timer.filter(|_| entry.paced).map_or(wake.at, |at| at.min(wake.at));
+                self.set(key, Some(at), true);
+            }
+            _ => self.wake(key, wake),
         }
     }
 
-    /// The next key to work on: woken ones in their order, then timers that ran out, oldest first.
-    pub fn pop(&mut self, now: Instant) -> Option<(K, Wake)> {
-        let (key, wake) = self.pop_lane().or_else(|| self.pop_timer(now))?;
+    /// Sets the key's only timer.
+    pub fn set_timer(&mut self, key: K, next: Option<Next>) {
         let entry = self.entries.entry(key.clone()).or_default();
-        entry.running = true;
-        if let Some(at) = entry.timer.take() {
-            self.timers.remove(&(at, key.clone()));
+        if let Some(turn) = next.and_then(|n| n.turn).filter(|turn| entry.turn != Some(*turn)) {
+            if let Some(old) = entry.turn.replace(turn) {
+                self.turns.leave(old);
+            }
+            self.turns.join(turn);
+        }
+        self.set(key, next.map(|n| n.at), next.is_some_and(|n| n.turn.is_some()));
+    }
+
+    fn set(&mut self, key: K, at: Option<Instant>, paced: bool) {
+        let entry = self.entries.entry(key.clone()).or_default();
+        if let Some(old) = entry.timer.take() {
+            let timers = if entry.paced { &mut self.refreshes } else { &mut self.timers };
+            timers.remove(&(old, key.clone()));
+        }
+        entry.timer = at;
+        entry.paced = paced;
+        if let Some(at) = at {
+            let timers = if paced { &mut self.refreshes } else { &mut self.timers };
+            timers.insert((at, key));
+        }
+    }
+
+    /// The next key to work on: woken ones in their order, then timers that ran out, then refreshes whose turn it is; each
+    /// oldest first.
+    pub fn pop(&mut self, now: Instant) -> Option<(K, Wake)> {
+        let popped = self.pop_lane().or_else(|| self.pop_timer(now)).or_else(|| self.pop_refresh(now));
+        let (key, wake) = popped?;
+        self.set(key.clone(), None, false);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.running = true;
         }
         self.running += 1;
         Some((key, wake))
@@ -122,19 +179,39 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
 
     fn pop_timer(&mut self, now: Instant) -> Option<(K, Wake)> {
         while let Some((at, key)) = self.timers.first().filter(|(at, _)| *at <= now).cloned() {
-            self.timers.remove(&(at, key.clone()));
-            let entry = self.entries.entry(key.clone()).or_default();
-            entry.timer = None;
-            if !entry.running {
-                return Some((key, Wake::timer(at)));
+            if let Some(due) = self.take_due(key, Wake::timer(at)) {
+                return Some(due);
             }
-            entry.wake = Some(entry.wake.map_or(Wake::timer(at), |w| w.merge(Wake::timer(at))));
         }
         None
     }
 
+    fn pop_refresh(&mut self, now: Instant) -> Option<(K, Wake)> {
+        while let Some((at, key)) = self.refreshes.first().filter(|(at, _)| *at <= now).cloned() {
+            let turn = self.entries.get(&key).and_then(|e| e.turn)?;
+            if !self.turns.take(turn, now) {
+                return None;
+            }
+            if let Some(due) = self.take_due(key, Wake::turn(at)) {
+                return Some(due);
+            }
+        }
+        None
+    }
+
+    /// A timer that runs out during a run becomes a wake of the next one.
+    fn take_due(&mut self, key: K, wake: Wake) -> Option<(K, Wake)> {
+        self.set(key.clone(), None, false);
+        let entry = self.entries.get_mut(&key)?;
+        if !entry.running {
+            return Some((key, wake));
+        }
+        entry.wake = Some(entry.wake.map_or(wake, |w| w.merge(wake)));
+        None
+    }
+
     /// Ends a run; `next` is when the key wants to be seen again.
-    pub fn done(&mut self, key: K, next: Option<Instant>) {
+    pub fn done(&mut self, key: K, next: Option<Next>) {
         self.running -= 1;
         let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.running = false;
@@ -142,17 +219,29 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
             self.lane.push_back(key.clone());
         }
         // A timer that was set meanwhile stands, if it is earlier.
-        let next = next.into_iter().chain(entry.timer).min();
+        let meanwhile = entry.timer.map(|at| Next { at, turn: entry.turn.filter(|_| entry.paced) });
+        let next = next.into_iter().chain(meanwhile).min_by_key(|n| n.at);
         if next.is_none() && entry.wake.is_none() {
-            self.entries.remove(&key);
+            self.forget(&key);
         } else {
             self.set_timer(key, next);
         }
     }
 
-    /// When the next timer runs out.
-    pub fn next_timer(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+    fn forget(&mut self, key: &K) {
+        if let Some(turn) = self.entries.remove(key).and_then(|e| e.turn) {
+            self.turns.leave(turn);
+        }
+    }
+
+    /// When the next key can be handed out, if nothing else happens.
+    pub fn next_timer(&mut self, now: Instant) -> Option<Instant> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let refresh = self.refreshes.first().map(|(at, key)| {
+            let turn = self.entries.get(key).and_then(|e| e.turn);
+            turn.map_or(*at, |turn| self.turns.earliest(turn, now).max(*at))
+        });
+        timer.into_iter().chain(refresh).min()
     }
 
     /// How many keys wait for a worker, timers left out.
@@ -160,9 +249,24 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
         self.lane.len()
     }
 
+    /// How many refreshes are due and wait for their turn.
+    pub fn overdue(&self, now: Instant) -> usize {
+        self.refreshes.iter().take_while(|(at, _)| *at <= now).count()
+    }
+
     /// How many keys are being worked on.
     pub fn running(&self) -> usize {
         self.running
+    }
+
+    /// Refreshes a second that the keys ask for, those that share a read counted once.
+    pub fn steady_rate(&self) -> f64 {
+        self.turns.steady()
+    }
+
+    /// The cause of the key that waits longest.
+    pub fn oldest_cause(&self) -> Option<Instant> {
+        self.lane.front().and_then(|key| self.entries.get(key)?.wake).map(|wake| wake.at)
     }
 }
 
@@ -180,7 +284,7 @@ impl<K> Clone for Queue<K> {
 
 impl<K: Clone + Eq + Hash + Ord> Default for Queue<K> {
     fn default() -> Self {
-        Self { schedule: Arc::default(), notify: Arc::default() }
+        Self { schedule: Arc::new(Mutex::new(Schedule::new(Instant::now()))), notify: Arc::default() }
     }
 }
 
@@ -195,18 +299,14 @@ impl<K: Clone + Eq + Hash + Ord> Queue<K> {
         self.notify.notify_one();
     }
 
-    /// Asks for a reconcile at `at`, unless the key has an earlier timer.
-    pub fn wake_at(&self, key: K, at: Instant) {
-        let mut schedule = self.lock();
-        if schedule.entries.get(&key).and_then(|e| e.timer).is_none_or(|old| at < old) {
-            schedule.set_timer(key, Some(at));
-        }
-        drop(schedule);
+    /// See [`Schedule::wake_in_turn`].
+    pub fn wake_in_turn(&self, key: K, wake: Wake) {
+        self.lock().wake_in_turn(key, wake);
         self.notify.notify_one();
     }
 
     /// See [`Schedule::done`].
-    pub fn done(&self, key: K, next: Option<Instant>) {
+    pub fn done(&self, key: K, next: Option<Next>) {
         self.lock().done(key, next);
         self.notify.notify_one();
     }
@@ -216,10 +316,11 @@ impl<K: Clone + Eq + Hash + Ord> Queue<K> {
         loop {
             let timer = {
                 let mut schedule = self.lock();
-                if let Some(next) = schedule.pop(Instant::now()) {
+                let now = Instant::now();
+                if let Some(next) = schedule.pop(now) {
                     return next;
                 }
-                schedule.next_timer()
+                schedule.next_timer(now)
             };
             match timer {
                 Some(at) => tokio::select! { () = tokio::time::sleep_until(at) => {}, () = self.notify.notified() => {} },
@@ -228,11 +329,34 @@ impl<K: Clone + Eq + Hash + Ord> Queue<K> {
         }
     }
 
-    /// How many keys wait and how many are being worked on.
-    pub fn depth(&self) -> (usize, usize) {
-        let schedule = self.lock();
-        (schedule.waiting(), schedule.running())
+    /// See [`Schedule::oldest_cause`].
+    pub fn oldest_cause(&self) -> Option<Instant> {
+        self.lock().oldest_cause()
     }
+
+    /// How many keys wait, how many refreshes wait for their turn, and how many keys are being worked on.
+    pub fn depth(&self) -> Depth {
+        let schedule = self.lock();
+        Depth {
+            waiting: schedule.waiting(),
+            overdue: schedule.overdue(Instant::now()),
+            running: schedule.running(),
+            steady: schedule.steady_rate(),
+        }
+    }
+}
+
+/// What a queue holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Depth {
+    /// Keys that wait for a worker.
+    pub waiting: usize,
+    /// Refreshes that are due and wait for their turn.
+    pub overdue: usize,
+    /// Keys that are being worked on.
+    pub running: usize,
+    /// Refreshes a second that the keys ask for.
+    pub steady: f64,
 }
 
 #[cfg(test)]
@@ -246,27 +370,103 @@ mod tests {
     #[test]
     fn woken_keys_go_before_timers_and_timers_go_oldest_first() {
         let now = Instant::now();
-        let mut s = Schedule::default();
-        s.set_timer("late", Some(now - Duration::from_secs(1)));
-        s.set_timer("later", Some(now - Duration::from_secs(2)));
-        s.set_timer("future", Some(now + Duration::from_secs(1)));
+        let mut s = Schedule::new(now);
+        s.set_timer("late", alone(now - Duration::from_secs(1)));
+        s.set_timer("later", alone(now - Duration::from_secs(2)));
+        s.set_timer("future", alone(now + Duration::from_secs(1)));
         s.wake("changed", Wake::changed(now));
         let order: Vec<_> = std::iter::from_fn(|| s.pop(now).map(|(k, _)| k)).collect();
         assert_eq!(order, ["changed", "later", "late"]);
     }
 
+    fn alone(at: Instant) -> Option<Next> {
+        Some(Next { at, turn: None })
+    }
+
+    fn refresh(group: u64, every_ms: u64, at: Instant) -> Option<Next> {
+        Some(Next { at, turn: Some(Turn { group, every_ms }) })
+    }
+
+    /// Everything that is handed out in each of the seconds from `start` on; each run ends at once, and its key is due again after
+    /// its interval.
+    fn by_second(s: &mut Schedule<u64>, start: Instant, seconds: u64, every_ms: u64) -> Vec<Vec<u64>> {
+        let mut all = vec![Vec::new(); seconds as usize];
+        for ms in 0..seconds * 1000 {
+            let now = start + Duration::from_millis(ms);
+            while let Some((key, wake)) = s.pop(now) {
+                all[(ms / 1000) as usize].push(key);
+                let due = if wake.turn { wake.at.max(now - Duration::from_millis(every_ms)) } else { now };
+                s.done(key, refresh(key, every_ms, due + Duration::from_millis(every_ms)));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_overdue_is_served_oldest_first_at_twice_the_steady_rate_and_changes_go_before_it() {
+        let start = Instant::now();
+        let mut s = Schedule::new(start);
+        // 600 objects at a minute: 10 a second. All were due in the last hour, as after a night without a leader.
+        for key in 0..600 {
+            s.set_timer(key, refresh(key, 60_000, start - Duration::from_secs(3600 - key * 5)));
+        }
+        s.wake(7777, Wake::changed(start));
+        let seconds = by_second(&mut s, start, 60, 60_000);
+        assert_eq!(seconds[0][0], 7777, "a person's change does not wait");
+        let most = seconds.iter().map(Vec::len).max().unwrap();
+        assert!(most <= 23, "{most}");
+        let served: Vec<u64> = seconds.into_iter().flatten().filter(|k| *k != 7777).collect();
+        assert!((580..=600).contains(&served.iter().collect::<std::collections::HashSet<_>>().len()), "{}", served.len());
+        assert_eq!(served[..500], (0..500).collect::<Vec<_>>()[..], "oldest first");
+    }
+
+    #[test]
+    fn objects_that_share_a_read_come_together_and_count_once() {
+        let start = Instant::now();
+        let mut s = Schedule::new(start);
+        for key in 0..1000 {
+            s.set_timer(key, refresh(1, 3_600_000, start));
+        }
+        s.set_timer(5000, refresh(2, 3_600_000, start + Duration::from_millis(1)));
+        let mut first = Vec::new();
+        while let Some((key, wake)) = s.pop(start + Duration::from_millis(5)) {
+            assert!(wake.turn);
+            first.push(key);
+        }
+        assert_eq!(first, (0..1000).collect::<Vec<_>>(), "the whole group, and not the next one");
+        assert!((s.steady_rate() - 2.0 / 3600.0).abs() < 1e-8);
+        let wait = s.next_timer(start).unwrap() - start;
+        assert!((Duration::from_millis(900)..=Duration::from_secs(1)).contains(&wait), "{wait:?}");
+    }
+
+    #[test]
+    fn a_wake_in_turn_is_a_refresh_for_those_that_have_one_and_at_once_for_others() {
+        let start = Instant::now();
+        let mut s = Schedule::new(start);
+        for key in 0..3 {
+            s.set_timer(key, refresh(key, 60_000, start + Duration::from_secs(50)));
+        }
+        for key in 0..4 {
+            s.wake_in_turn(key, Wake::store(start));
+        }
+        assert_eq!(s.pop(start).unwrap(), (3, Wake::store(start)));
+        assert_eq!(s.pop(start).unwrap(), (0, Wake::turn(start)));
+        assert!(s.pop(start).is_none(), "the next has to wait for its turn");
+        assert_eq!(s.overdue(start), 2);
+    }
+
     #[test]
     fn a_wake_during_a_run_makes_one_more_run_that_knows_all_causes() {
         let now = Instant::now();
-        let mut s = Schedule::default();
+        let mut s = Schedule::new(now);
         s.wake("a", Wake::changed(now));
         let (key, _) = s.pop(now).expect("a");
         s.wake("a", Wake::target(now));
         s.wake("a", Wake::store(now + Duration::from_secs(1)));
         assert!(s.pop(now).is_none(), "never twice at once");
-        s.done(key, Some(now + Duration::from_secs(60)));
+        s.done(key, alone(now + Duration::from_secs(60)));
         let (_, wake) = s.pop(now).expect("a again");
-        assert_eq!(wake, Wake { at: now + Duration::from_secs(1), changed: false, store: true, target: true });
+        assert_eq!(wake, Wake { target: true, ..Wake::store(now + Duration::from_secs(1)) });
         s.done("a", None);
         assert!(s.pop(now).is_none());
         assert_eq!((s.waiting(), s.running(), s.entries.len()), (0, 0, 0));
@@ -275,16 +475,18 @@ mod tests {
     proptest! {
         /// Whatever happens in whatever order: no key runs twice at once, and every wake and timer is followed by a run that began after it.
         #[test]
-        fn no_wake_is_lost_and_no_key_runs_twice(steps in proptest::collection::vec((0u8..4, 0u8..5), 1..300)) {
+        fn no_wake_is_lost_and_no_key_runs_twice(steps in proptest::collection::vec((0u8..6, 0u8..5), 1..300)) {
             let start = Instant::now();
-            let mut s = Schedule::<u8>::default();
+            let mut s = Schedule::<u8>::new(start);
             let mut running = std::collections::HashSet::new();
             let mut owed = std::collections::HashSet::new();
             for (i, (action, key)) in steps.into_iter().enumerate() {
                 let now = start + Duration::from_secs(i as u64);
                 match action {
                     0 => { s.wake(key, Wake::changed(now)); owed.insert(key); }
-                    1 => { s.set_timer(key, Some(now + Duration::from_secs(3))); owed.insert(key); }
+                    1 => { s.set_timer(key, alone(now + Duration::from_secs(3))); owed.insert(key); }
+                    4 => { s.set_timer(key, refresh(u64::from(key / 2), 60_000, now + Duration::from_secs(3))); owed.insert(key); }
+                    5 => { s.wake_in_turn(key, Wake::store(now)); owed.insert(key); }
                     2 => if let Some((key, _)) = s.pop(now) {
                         prop_assert!(running.insert(key));
                         owed.remove(&key);
@@ -293,10 +495,14 @@ mod tests {
                 }
             }
             for key in running.drain() { s.done(key, None); }
-            let end = start + Duration::from_secs(10_000);
-            while let Some((key, _)) = s.pop(end) { owed.remove(&key); s.done(key, None); }
+            let mut end = start + Duration::from_secs(10_000);
+            for _ in 0..20 {
+                while let Some((key, _)) = s.pop(end) { owed.remove(&key); s.done(key, None); }
+                end += Duration::from_secs(2);
+            }
             prop_assert!(owed.is_empty());
             prop_assert_eq!(s.running(), 0);
+            prop_assert!(s.entries.is_empty() && s.steady_rate() == 0.0);
         }
     }
 }

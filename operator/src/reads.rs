@@ -2,23 +2,32 @@
 //!
 //! A read serves everyone who asked before it was made: a want names the moment that its answer must not be older than, so
 //! sharing never makes an answer stale. Reads of one remote secret are one call however many objects wait for it, calls are
-//! filled up to the provider's batch, and are bounded in number. While the provider throttles, or is away, nobody waits for
-//! it: everyone gets the same error at once, until the time that it named is over or a probe reached it.
+//! filled up to the provider's batch, and are bounded in number and rate ([`crate::limits`]). A value is kept for as long as
+//! somebody waits who may take it, then only its version is: that answers whoever saw the same one. While the provider
+//! throttles, or is away, nobody waits for it: everyone gets the same error at once, until the time that it named is over or
+//! a probe reached it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::Shared;
 use lockstep_providers::{Capabilities, Error, Fetched, Provider, Result, Want};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::limits::{Limiter, Limits, Permission};
 use crate::metrics::Metrics;
 
-/// How long an answer waits for others who asked before it was made.
+/// How long an unused value is kept at most, whoever waits.
 const RETAIN: Duration = Duration::from_secs(20);
+/// How long an unused value is kept though nobody is known to wait: those at work may be about to ask.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long the version of what was read is remembered.
+const REMEMBER: Duration = Duration::from_secs(600);
+/// How long a call waits for others to fill its batch.
+const FILL: Duration = Duration::from_millis(5);
 /// How long a throttled connection rests when the provider does not say.
 const REST: Duration = Duration::from_secs(5);
 
@@ -38,25 +47,36 @@ impl ReadKey {
 
 type Answer = Shared<oneshot::Receiver<Result<Fetched>>>;
 
-struct Slot {
+/// A read under way, or done and still of use.
+struct Read {
     id: u64,
     /// None while it waits for a call.
     started: Option<Instant>,
-    seen: Option<String>,
+    seen: Option<Arc<str>>,
     answer: Answer,
     last_used: Instant,
+}
+
+#[derive(Default)]
+struct Slot {
+    read: Option<Read>,
+    /// The version that the remote secret had, and when.
+    known: Option<(Arc<str>, Instant)>,
 }
 
 struct Pending {
     id: u64,
     want: Want,
+    since: Instant,
     reply: oneshot::Sender<Result<Fetched>>,
 }
 
-#[derive(Default)]
 struct State {
     slots: HashMap<ReadKey, Slot>,
-    pending: Vec<Pending>,
+    pending: VecDeque<Pending>,
+    limiter: Limiter,
+    /// When pending calls are looked at again.
+    timer: Option<Instant>,
     next_id: u64,
     sweeping: bool,
     throttled_until: Option<Instant>,
@@ -67,13 +87,24 @@ struct State {
 pub struct Reader {
     provider: Arc<dyn Provider>,
     capabilities: Capabilities,
-    permits: Semaphore,
     retries: Retries,
     state: Mutex<State>,
     labels: StoreLabels,
     metrics: Arc<Metrics>,
+    hooks: Hooks,
+}
+
+/// What a reader asks of, and tells to, those around it.
+pub struct Hooks {
     /// Told when the provider turns out to be away.
-    on_away: Box<dyn Fn() + Send + Sync>,
+    pub on_away: Box<dyn Fn() + Send + Sync>,
+    /// Whether somebody may still come who takes an answer made at that moment.
+    pub is_awaited: Arc<dyn Fn(Instant) -> bool + Send + Sync>,
+}
+
+enum Joined {
+    Now(Result<Fetched>),
+    Later(Answer),
 }
 
 /// `spec.retrySettings` of a store: tries after the first, within one reconcile.
@@ -99,25 +130,32 @@ impl Reader {
     pub fn new(
         provider: Arc<dyn Provider>,
         retries: Retries,
+        limits: Limits,
         labels: StoreLabels,
         metrics: Arc<Metrics>,
-        on_away: Box<dyn Fn() + Send + Sync>,
+        hooks: Hooks,
     ) -> Arc<Self> {
         let capabilities = provider.capabilities();
-        Arc::new(Self {
-            provider,
-            capabilities,
-            permits: Semaphore::new(capabilities.concurrency.max(1)),
-            retries,
-            state: Mutex::default(),
-            labels,
-            metrics,
-            on_away,
-        })
+        let state = State {
+            slots: HashMap::new(),
+            pending: VecDeque::new(),
+            limiter: Limiter::new(capabilities.concurrency, limits, Instant::now()),
+            timer: None,
+            next_id: 0,
+            sweeping: false,
+            throttled_until: None,
+            away: None,
+        };
+        Arc::new(Self { provider, capabilities, retries, state: Mutex::new(state), labels, metrics, hooks })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Takes the limits that people set from here on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.lock().limiter.set(limits);
     }
 
     /// Reads remote secrets; no answer is older than `fresh_after`. Answers stand in the order of `wants`.
@@ -125,72 +163,106 @@ impl Reader {
         if let Some(error) = self.closed(Instant::now()) {
             return wants.iter().map(|_| Err(error.clone())).collect();
         }
-        let answers: Vec<Answer> = {
+        let joined: Vec<Joined> = {
             let mut state = self.lock();
-            let answers = wants.iter().map(|want| self.join(&mut state, want, fresh_after)).collect();
-            let pending = std::mem::take(&mut state.pending);
-            drop(state);
-            self.call_all(pending);
-            answers
+            wants.iter().map(|want| self.join(&mut state, want, fresh_after)).collect()
         };
+        self.pump();
         let lost = || Err(Error::unavailable("the read was given up"));
-        futures::future::join_all(answers).await.into_iter().map(|a| a.unwrap_or_else(|_| lost())).collect()
+        let mut answers = Vec::with_capacity(joined.len());
+        for joined in joined {
+            answers.push(match joined {
+                Joined::Now(answer) => answer,
+                Joined::Later(answer) => answer.await.unwrap_or_else(|_| lost()),
+            });
+        }
+        answers
     }
 
     /// Why nobody may ask right now.
     fn closed(&self, now: Instant) -> Option<Error> {
-        let state = self.lock();
-        if let Some(until) = state.throttled_until.filter(|until| now < *until) {
-            let message = "the store rests until the time that the provider named".into();
-            return Some(Error::Throttled { retry_after: Some(until - now), message });
-        }
-        state.away.clone()
+        closed(&self.lock(), now)
     }
 
-    /// A read that is under way or done and young enough, or a new one.
-    fn join(&self, state: &mut State, want: &Want, fresh_after: Instant) -> Answer {
+    /// A read that is under way or done and young enough, what is known without one, or a new one.
+    fn join(&self, state: &mut State, want: &Want, fresh_after: Instant) -> Joined {
         let now = Instant::now();
         let key = ReadKey::of(want);
-        if let Some(slot) = state.slots.get_mut(&key)
-            && slot.started.is_none_or(|started| started >= fresh_after)
-            && !passed(&slot.answer)
+        let Some(slot) = state.slots.get_mut(&key) else { return self.start(state, key, want, now) };
+        if let Some(read) = &mut slot.read
+            && read.started.is_none_or(|started| started >= fresh_after)
+            && !passed(&read.answer)
         {
-            match slot.started {
-                None if slot.seen != want.seen => slot.seen = None,
-                Some(_) if slot.seen.is_some() && slot.seen != want.seen => return self.start(state, key, want, now),
+            match read.started {
+                None if read.seen != want.seen => read.seen = None,
+                Some(_) if read.seen.is_some() && read.seen != want.seen => return self.start(state, key, want, now),
                 _ => {}
             }
-            slot.last_used = now;
-            self.metrics.read_shared(&self.labels);
-            return slot.answer.clone();
+            read.last_used = now;
+            self.metrics.calls_saved(&self.labels, "shared", 1);
+            return Joined::Later(read.answer.clone());
+        }
+        if let (Some((version, at)), Some(seen)) = (&slot.known, &want.seen)
+            && *at >= fresh_after
+            && version == seen
+        {
+            self.metrics.calls_saved(&self.labels, "known", 1);
+            return Joined::Now(Ok(Fetched::Unchanged));
         }
         self.start(state, key, want, now)
     }
 
-    fn start(&self, state: &mut State, key: ReadKey, want: &Want, now: Instant) -> Answer {
+    fn start(&self, state: &mut State, key: ReadKey, want: &Want, now: Instant) -> Joined {
         let (reply, receiver) = oneshot::channel();
         let answer = receiver.shared();
         state.next_id += 1;
         let id = state.next_id;
-        state.pending.push(Pending { id, want: want.clone(), reply });
-        let slot = Slot { id, started: None, seen: want.seen.clone(), answer: answer.clone(), last_used: now };
-        state.slots.insert(key, slot);
-        answer
+        state.pending.push_back(Pending { id, want: want.clone(), since: now, reply });
+        let read = Read { id, started: None, seen: want.seen.clone(), answer: answer.clone(), last_used: now };
+        state.slots.entry(key).or_default().read = Some(read);
+        Joined::Later(answer)
     }
 
-    /// Makes the calls, each in a task of its own: whoever goes away while it runs takes nobody's answer along.
-    fn call_all(self: &Arc<Self>, mut pending: Vec<Pending>) {
-        while !pending.is_empty() {
-            let rest = pending.split_off(pending.len().min(self.capabilities.batch.max(1)));
-            let batch = std::mem::replace(&mut pending, rest);
+    /// Makes the calls that may be made now, each in a task of its own: whoever goes away while it runs takes nobody's answer
+    /// along.
+    fn pump(self: &Arc<Self>) {
+        let size = self.capabilities.batch.max(1);
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            let Some(first) = state.pending.front() else { return };
+            let filled = first.since + FILL;
+            if state.pending.len() < size && size > 1 && now < filled {
+                return self.pump_at(&mut state, filled);
+            }
+            match state.limiter.take(now) {
+                Permission::Now => {}
+                Permission::At(at) => return self.pump_at(&mut state, at),
+                Permission::WhenOneEnds => return,
+            }
+            let count = state.pending.len().min(size);
+            let batch: Vec<Pending> = state.pending.drain(..count).collect();
             let reader = self.clone();
             tokio::spawn(async move { reader.call(batch).await });
         }
     }
 
+    fn pump_at(self: &Arc<Self>, state: &mut State, at: Instant) {
+        if state.timer.is_some_and(|timer| timer <= at) {
+            return;
+        }
+        state.timer = Some(at);
+        let reader = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep_until(at).await;
+            let Some(reader) = reader.upgrade() else { return };
+            reader.lock().timer.take_if(|timer| *timer <= at);
+            reader.pump();
+        });
+    }
+
     async fn call(self: Arc<Self>, mut batch: Vec<Pending>) {
-        let Ok(_permit) = self.permits.acquire().await else { return };
-        self.begin(&mut batch);
+        let begun = self.begin(&mut batch);
         let (mut wants, mut replies) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         for pending in batch {
             wants.push(pending.want);
@@ -200,23 +272,46 @@ impl Reader {
             Some(error) => wants.iter().map(|_| Err(error.clone())).collect(),
             None => self.ask(&wants).await,
         };
+        self.metrics.calls_saved(&self.labels, "batch", wants.len().saturating_sub(1) as u64);
+        self.learn(&wants, &answers, begun);
+        let throttled = answers.iter().any(|a| matches!(a, Err(Error::Throttled { .. })));
         for (reply, answer) in replies.into_iter().zip(answers) {
             let _ = reply.send(answer);
         }
+        self.lock().limiter.ended(throttled, Instant::now());
+        self.pump();
         self.sweep_later();
     }
 
+    /// Remembers which versions were read.
+    fn learn(&self, wants: &[Want], answers: &[Result<Fetched>], begun: Instant) {
+        let mut state = self.lock();
+        for (want, answer) in wants.iter().zip(answers) {
+            let Some(slot) = state.slots.get_mut(&ReadKey::of(want)) else { continue };
+            let version = match answer {
+                Ok(Fetched::Value { version, .. }) => version.clone(),
+                Ok(Fetched::Unchanged) => want.seen.clone(),
+                Err(_) => None,
+            };
+            if slot.known.as_ref().is_none_or(|(_, at)| *at <= begun) {
+                slot.known = version.map(|version| (version, begun));
+            }
+        }
+    }
+
     /// From here on the answer is as of now; those who joined meanwhile may have seen another version, or none.
-    fn begin(&self, batch: &mut [Pending]) {
+    fn begin(&self, batch: &mut [Pending]) -> Instant {
         let mut state = self.lock();
         let now = Instant::now();
         for pending in batch {
             let key = ReadKey::of(&pending.want);
-            if let Some(slot) = state.slots.get_mut(&key).filter(|slot| slot.id == pending.id) {
-                slot.started = Some(now);
-                pending.want.seen.clone_from(&slot.seen);
+            let read = state.slots.get_mut(&key).and_then(|slot| slot.read.as_mut());
+            if let Some(read) = read.filter(|read| read.id == pending.id) {
+                read.started = Some(now);
+                pending.want.seen.clone_from(&read.seen);
             }
         }
+        now
     }
 
     async fn ask(&self, wants: &[Want]) -> Vec<Result<Fetched>> {
@@ -253,8 +348,15 @@ impl Reader {
             state.away = Some(error);
             drop(state);
             if news {
-                (self.on_away)();
+                (self.hooks.on_away)();
             }
+            state = self.lock();
+        }
+        // Nobody waits for a closed door.
+        if let Some(error) = closed(&state, Instant::now()) {
+            let pending = std::mem::take(&mut state.pending);
+            drop(state);
+            pending.into_iter().for_each(|p| drop(p.reply.send(Err(error.clone()))));
         }
     }
 
@@ -280,7 +382,7 @@ impl Reader {
         self.lock().away.is_some()
     }
 
-    /// Drops answers that nobody used for a while; the task ends with the last one.
+    /// Drops values that nobody needs, and later what is known of them; the task ends with the last one.
     fn sweep_later(self: &Arc<Self>) {
         if std::mem::replace(&mut self.lock().sweeping, true) {
             return;
@@ -288,24 +390,46 @@ impl Reader {
         let reader = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(RETAIN / 2).await;
+                tokio::time::sleep(GRACE / 2).await;
                 let Some(reader) = reader.upgrade() else { return };
-                let mut state = reader.lock();
-                let now = Instant::now();
-                state.slots.retain(|_, slot| slot.started.is_none() || now - slot.last_used < RETAIN);
-                if state.slots.is_empty() {
-                    state.slots.shrink_to_fit();
-                    state.sweeping = false;
+                if reader.sweep(Instant::now()) {
                     return;
                 }
             }
         });
     }
 
+    fn sweep(&self, now: Instant) -> bool {
+        let mut state = self.lock();
+        state.slots.retain(|_, slot| {
+            let unused = |read: &mut Read| {
+                let idle = now - read.last_used;
+                read.started.is_some_and(|at| idle >= RETAIN || idle >= GRACE && !(self.hooks.is_awaited)(at))
+            };
+            slot.read.take_if(unused);
+            slot.known.take_if(|(_, at)| now - *at >= REMEMBER);
+            slot.read.is_some() || slot.known.is_some()
+        });
+        if state.slots.is_empty() {
+            state.slots.shrink_to_fit();
+            state.sweeping = false;
+        }
+        !state.sweeping
+    }
+
     /// Ends the connection.
     pub async fn close(&self) {
         self.provider.close().await;
     }
+}
+
+/// Why nobody may ask right now.
+fn closed(state: &State, now: Instant) -> Option<Error> {
+    if let Some(until) = state.throttled_until.filter(|until| now < *until) {
+        let message = "the store rests until the time that the provider named".into();
+        return Some(Error::Throttled { retry_after: Some(until - now), message });
+    }
+    state.away.clone()
 }
 
 /// Whether an answer is a failure that may have passed: nobody else is given it.
@@ -362,10 +486,15 @@ mod tests {
         }
     }
 
+    /// Nobody waits beside those who ask.
+    fn nobody() -> Hooks {
+        Hooks { on_away: Box::new(|| {}), is_awaited: Arc::new(|_| false) }
+    }
+
     fn reader(batch: usize) -> (Arc<Script>, Arc<Reader>) {
         let script = Arc::new(Script { calls: 0.into(), wants: 0.into(), batch, fail: Mutex::new(None) });
         let labels = StoreLabels { store: "SecretStore a/b".into(), provider: "script".into() };
-        let reader = Reader::new(script.clone(), Retries::default(), labels, Arc::default(), Box::new(|| {}));
+        let reader = Reader::new(script.clone(), Retries::default(), Limits::default(), labels, Arc::default(), nobody());
         (script, reader)
     }
 
@@ -393,14 +522,60 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_goes_once_nobody_needs_it() {
+    async fn a_value_goes_once_nobody_needs_it_and_its_version_answers_those_who_saw_it() {
         let (script, reader) = reader(1);
         let asked = Instant::now();
         reader.read(&[Want::latest("a")], asked).await;
-        tokio::time::sleep(RETAIN * 3).await;
+        let has_value = |reader: &Reader| reader.lock().slots.values().any(|slot| slot.read.is_some());
+        assert!(has_value(&reader));
+        tokio::time::sleep(GRACE * 2).await;
+        assert!(!has_value(&reader), "only who it was for could take it, and they are through");
+        // The version that the script gives is v1: it has not been read anew.
+        let seen = Want { seen: Some("v1".into()), ..Want::latest("a") };
+        assert!(matches!(reader.read(std::slice::from_ref(&seen), asked).await[0], Ok(Fetched::Unchanged)));
+        assert_eq!(script.calls.load(Ordering::SeqCst), 1);
+        let other = Want { seen: Some("v0".into()), ..Want::latest("a") };
+        assert_eq!(text(&reader.read(&[other], asked).await[0]), "a#2", "another version was seen: the value is needed");
+        assert!(matches!(reader.read(&[seen], Instant::now()).await[0], Ok(Fetched::Unchanged)));
+        assert_eq!(script.calls.load(Ordering::SeqCst), 3, "asked after the last read");
+        tokio::time::sleep(REMEMBER * 2).await;
         assert!(reader.lock().slots.is_empty());
-        reader.read(&[Want::latest("a")], asked).await;
-        assert_eq!(script.calls.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_stays_for_as_long_as_somebody_waits_who_may_take_it() {
+        let (script, _) = reader(1);
+        let labels = StoreLabels { store: "SecretStore a/b".into(), provider: "script".into() };
+        let oldest = Arc::new(Mutex::new(Some(Instant::now())));
+        let is_awaited = {
+            let oldest = oldest.clone();
+            Arc::new(move |made| oldest.lock().unwrap().is_some_and(|cause| cause <= made))
+        };
+        let hooks = Hooks { on_away: Box::new(|| {}), is_awaited };
+        let reader = Reader::new(script, Retries::default(), Limits::default(), labels, Arc::default(), hooks);
+        reader.read(&[Want::latest("a")], Instant::now()).await;
+        tokio::time::sleep(GRACE * 3).await;
+        assert!(reader.lock().slots.values().all(|slot| slot.read.is_some()));
+        *oldest.lock().unwrap() = Some(Instant::now());
+        tokio::time::sleep(GRACE * 2).await;
+        assert!(reader.lock().slots.values().all(|slot| slot.read.is_none()), "who waits now asked after it was made");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_fill_across_those_who_ask_within_a_few_milliseconds_and_limits_are_kept() {
+        let (script, reader) = reader(20);
+        let now = Instant::now();
+        let wants: Vec<[Want; 1]> = (0..20).map(|i| [Want::latest(format!("k{i}"))]).collect();
+        let all = futures::future::join_all(wants.iter().map(|want| reader.read(want, now))).await;
+        assert_eq!((script.calls.load(Ordering::SeqCst), script.wants.load(Ordering::SeqCst)), (1, 20));
+        assert!(all.iter().all(|a| a[0].is_ok()));
+
+        reader.set_limits(Limits { concurrency: None, per_second: Some(2.0) });
+        let begun = Instant::now();
+        let wants: Vec<Want> = (0..200).map(|i| Want::latest(format!("m{i}"))).collect();
+        assert!(reader.read(&wants, begun).await.iter().all(Result::is_ok));
+        assert_eq!(script.calls.load(Ordering::SeqCst), 11, "batches of twenty");
+        assert!((Duration::from_secs(4)..Duration::from_secs(6)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -420,7 +595,7 @@ mod tests {
             Arc::new(Script { calls: 0.into(), wants: 0.into(), batch: 1, fail: Mutex::new(Some(Error::unavailable("x"))) });
         let labels = StoreLabels { store: "SecretStore a/b".into(), provider: "script".into() };
         let retries = Retries { max: 2, interval: Duration::from_secs(3) };
-        let reader = Reader::new(script.clone(), retries, labels, Arc::default(), Box::new(|| {}));
+        let reader = Reader::new(script.clone(), retries, Limits::default(), labels, Arc::default(), nobody());
         let begun = Instant::now();
         assert!(reader.read(&[Want::latest("a")], begun).await[0].is_err());
         assert_eq!(script.calls.load(Ordering::SeqCst), 3);

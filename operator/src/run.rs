@@ -14,6 +14,9 @@ use crate::cli::RunArgs;
 use crate::context::{Context, Options};
 use crate::controller;
 use crate::leader::Election;
+use crate::limits::Limits;
+use crate::ownership::{Hold, Ownership};
+use crate::shards::{self, Sharding};
 use crate::{events, server};
 
 /// Why the operator ended.
@@ -62,22 +65,28 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         heartbeat: args.heartbeat,
         provider_timeout: args.provider_timeout,
         token_file: args.token_file.clone(),
+        limits: Limits { concurrency: args.store_concurrency.map(usize::from), per_second: args.store_rate },
         ..Options::default()
     };
-    let ctx = Context::new(client.clone(), own_cluster, options, Box::new(Timestamp::now));
+    let elected = args.leader_elect || args.shards > 1;
+    let hold = if elected { Hold::No } else { Hold::Forever };
+    let ownership = Arc::new(Ownership::new(usize::from(args.shards), hold));
+    let ctx = Context::new(client.clone(), own_cluster, options, ownership, Box::new(Timestamp::now));
     let ready: server::Ready = Arc::new(AtomicBool::new(false));
     let serve = server::listen(args.health_addr, args.metrics_addr, &ctx, ready.clone()).await?;
     let server = tokio::spawn(serve);
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
 
-    let outcome = if args.leader_elect {
-        let election = Election {
-            namespace: args.lease_namespace.clone().unwrap_or(namespace),
-            name: args.lease_name.clone(),
-            identity: format!("{}_{:08x}", events::instance(), rand::random::<u32>()),
-            duration: args.lease_duration.max(Duration::from_secs(3)),
-        };
+    let namespace = args.lease_namespace.clone().unwrap_or(namespace);
+    let identity = format!("{}_{:08x}", events::instance(), rand::random::<u32>());
+    let (name, duration) = (args.lease_name.clone(), args.lease_duration.max(Duration::from_secs(3)));
+    let outcome = if args.shards > 1 {
+        let sharding = Sharding { namespace, name, identity, duration, shards: usize::from(args.shards) };
+        share(ctx, client, sharding, &ready, &stop).await;
+        Ok(())
+    } else if args.leader_elect {
+        let election = Election { namespace, name, identity, duration };
         lead(ctx, &client, &election, &ready, &stop).await
     } else {
         work(ctx, &ready, stop.clone()).await;
@@ -97,6 +106,33 @@ async fn work(ctx: Arc<Context>, ready: &server::Ready, stop: CancellationToken)
     .await;
 }
 
+/// Works on a share of the objects, beside other replicas.
+async fn share(ctx: Arc<Context>, client: Client, sharding: Sharding, ready: &server::Ready, stop: &CancellationToken) {
+    let leave = CancellationToken::new();
+    let (begin, begun) = tokio::sync::oneshot::channel();
+    let taking = tokio::spawn({
+        let (ctx, leave) = (ctx.clone(), leave.clone());
+        async move {
+            // Whoever has not seen everything yet takes no shard from those who have.
+            if begun.await.is_ok() {
+                shards::run(sharding, client, ctx, leave).await;
+            }
+        }
+    });
+    let begin = std::sync::Mutex::new(Some(begin));
+    let ready = ready.clone();
+    controller::run(ctx, stop.clone(), move || {
+        ready.store(true, Ordering::Relaxed);
+        tracing::info!("caches filled; working");
+        if let Some(begin) = begin.lock().unwrap_or_else(|p| p.into_inner()).take() {
+            let _ = begin.send(());
+        }
+    })
+    .await;
+    leave.cancel();
+    let _ = taking.await;
+}
+
 async fn lead(
     ctx: Arc<Context>,
     client: &Client,
@@ -107,10 +143,12 @@ async fn lead(
     // A standby is as ready as it can be: a rollout must not wait for it to lead.
     ready.store(true, Ordering::Relaxed);
     let mut leadership = tokio::select! { won = election.win(client) => won, () = stop.cancelled() => return Ok(()) };
+    let ownership = ctx.ownership.clone();
+    leadership.prolong(&ownership);
     let mut working = std::pin::pin!(work(ctx, ready, stop.clone()));
     tokio::select! {
         () = &mut working => {}
-        () = leadership.hold() => return Err(RunError::LeaseLost),
+        () = leadership.hold(&ownership) => return Err(RunError::LeaseLost),
     }
     leadership.release().await;
     Ok(())

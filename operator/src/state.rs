@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use kube::ResourceExt;
-use lockstep_crds::external_secret::CreationPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use lockstep_crds::store::{SecretStoreStatus, StoreCondition};
 use lockstep_crds::{ExternalSecret, SecretStoreSpec};
 
@@ -13,7 +12,9 @@ use crate::context::Options;
 use crate::external_secret::Memo;
 use crate::external_secret::plan::StoreVerdict;
 use crate::external_secret::target::Seen;
+use crate::kept::{Kept, is_exact};
 use crate::keys::{ObjectKey, StoreKey};
+use crate::limits::Limits;
 use crate::store;
 
 /// A store as it was last seen.
@@ -27,12 +28,29 @@ pub struct StoreEntry {
     pub uid: String,
 }
 
+impl StoreEntry {
+    fn is_ready(&self) -> bool {
+        self.status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    }
+}
+
+/// What a watch event of a store tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreNews {
+    /// Its spec is new or changed.
+    pub spec: bool,
+    /// Its limits are.
+    pub limits: bool,
+    /// Its status says that it works again.
+    pub ready: bool,
+}
+
 #[derive(Default)]
 struct Inner {
-    objects: HashMap<ObjectKey, Arc<ExternalSecret>>,
-    memos: HashMap<ObjectKey, Memo>,
+    /// Boxed: a table that grows holds two of itself for a moment.
+    objects: HashMap<ObjectKey, Box<Kept>>,
     by_store: HashMap<StoreKey, HashSet<ObjectKey>>,
-    /// By namespace and name of the target.
+    /// By namespace and name of the target, of objects whose target has another name than they.
     by_target: HashMap<ObjectKey, Vec<ObjectKey>>,
     targets: HashMap<ObjectKey, Seen>,
     stores: HashMap<StoreKey, StoreEntry>,
@@ -48,56 +66,69 @@ impl State {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// An object.
-    pub fn object(&self, key: &ObjectKey) -> Option<Arc<ExternalSecret>> {
-        self.lock().objects.get(key).cloned()
+    /// An object, and what this process knows of it beside its status.
+    pub fn object(&self, key: &ObjectKey) -> Option<(ExternalSecret, Option<Memo>)> {
+        let inner = self.lock();
+        let kept = inner.objects.get(key)?;
+        Some((kept.object()?, kept.memo.as_deref().cloned()))
     }
 
-    /// What is known of it beside its spec.
-    pub fn memo(&self, key: &ObjectKey, object: &ExternalSecret) -> Memo {
-        self.lock().memos.get(key).cloned().unwrap_or_else(|| Memo::of(object))
+    /// Whether an object was synced before.
+    pub fn has_synced(&self, key: &ObjectKey) -> bool {
+        self.lock().objects.get(key).and_then(|kept| kept.memo.as_ref()).is_some_and(|memo| memo.refreshed.is_some())
     }
 
     /// Remembers, as long as the very object is there.
     pub fn remember(&self, key: &ObjectKey, object: &ExternalSecret, memo: Memo) {
         let mut inner = self.lock();
-        if inner.objects.get(key).is_some_and(|o| o.metadata.uid == object.metadata.uid) {
-            inner.memos.insert(key.clone(), memo);
+        let same = |kept: &&mut Box<Kept>| Some(kept.uid()) == object.metadata.uid.as_deref();
+        if let Some(kept) = inner.objects.get_mut(key).filter(same) {
+            match &mut kept.memo {
+                Some(known) => **known = memo,
+                none => *none = Some(Box::new(memo)),
+            }
         }
     }
 
-    /// Takes an object in. Answers whether a person changed it, and who else wanted the target that it no longer names.
-    pub fn object_applied(&self, key: &ObjectKey, object: ExternalSecret) -> (bool, Vec<ObjectKey>) {
+    /// Forgets what this process knows of objects beside their status: somebody else may write it from here on.
+    pub fn forget_memos(&self, of: impl Fn(&ObjectKey) -> bool) {
         let mut inner = self.lock();
-        let before = inner.objects.get(key).cloned();
-        let changed = before.as_ref().is_none_or(|old| {
-            let part =
-                |o: &ExternalSecret| (o.metadata.uid.clone(), o.metadata.generation, o.metadata.deletion_timestamp.is_some());
-            part(old) != part(&object) || old.labels() != object.labels() || old.annotations() != object.annotations()
-        });
+        inner.objects.iter_mut().filter(|(key, _)| of(key)).for_each(|(_, kept)| kept.memo = None);
+    }
+
+    /// The keys of all objects.
+    pub fn keys(&self) -> Vec<ObjectKey> {
+        self.lock().objects.keys().cloned().collect()
+    }
+
+    /// Takes an object in. Answers its key, as it is kept, if a person changed it, and who else wanted the target that it no
+    /// longer names.
+    pub fn object_applied(&self, key: &ObjectKey, object: &ExternalSecret) -> (Option<ObjectKey>, Vec<ObjectKey>) {
+        let mut new = Box::new(Kept::new(object));
+        let mut inner = self.lock();
+        let Some((kept_key, before)) = inner.objects.remove_entry(key) else {
+            let key = inner.intern(key);
+            inner.index(&key, &mut new);
+            inner.objects.insert(key.clone(), new);
+            return (Some(key), Vec::new());
+        };
+        let key = kept_key;
+        let changed = !before.is_same(&new);
         let mut others = Vec::new();
         if changed {
-            if let Some(old) = &before {
-                others = inner.unindex(key, old);
-                if old.metadata.uid != object.metadata.uid {
-                    inner.memos.remove(key);
-                }
-            }
-            for reference in object.store_refs() {
-                let store = StoreKey::referred(&key.namespace, reference);
-                inner.by_store.entry(store).or_default().insert(key.clone());
-            }
-            let target = ObjectKey::new(&key.namespace, object.target_name());
-            inner.by_target.entry(target).or_default().push(key.clone());
+            others = inner.unindex(&key, &before);
         }
-        inner.objects.insert(key.clone(), Arc::new(object));
-        (changed, others)
+        if before.uid() == new.uid() {
+            new.memo = before.memo;
+        }
+        inner.index(&key, &mut new);
+        inner.objects.insert(key.clone(), new);
+        (changed.then_some(key), others)
     }
 
     /// Lets an object go. Answers who else wanted its target.
     pub fn object_deleted(&self, key: &ObjectKey) -> Vec<ObjectKey> {
         let mut inner = self.lock();
-        inner.memos.remove(key);
         match inner.objects.remove(key) {
             Some(old) => inner.unindex(key, &old),
             None => Vec::new(),
@@ -106,25 +137,25 @@ impl State {
 
     /// The other object that has this one's target, if both want the whole of it.
     pub fn claimed_by(&self, key: &ObjectKey, object: &ExternalSecret) -> Option<ObjectKey> {
-        let exact = |o: &ExternalSecret| matches!(o.spec.target.creation_policy, CreationPolicy::Owner | CreationPolicy::Orphan);
-        if !exact(object) {
+        if !is_exact(object) {
             return None;
         }
         let inner = self.lock();
-        let claims = inner.by_target.get(&ObjectKey::new(&key.namespace, object.target_name()))?;
+        let mine = inner.objects.get(key)?;
+        let target = ObjectKey { namespace: key.namespace.clone(), name: object.target_name().into() };
+        let others: Vec<ObjectKey> = inner.claims(&target).into_iter().filter(|k| k != key).collect();
+        if others.is_empty() {
+            return None;
+        }
         // Whoever has written the Secret keeps it; else the older object has it.
-        let seen = inner.targets.get(&ObjectKey::new(&key.namespace, object.target_name()));
-        let has = |k: &ObjectKey, o: &ExternalSecret| {
-            let told = || o.status.as_ref().and_then(|s| s.binding.as_ref());
-            let binding = inner.memos.get(k).map_or_else(told, |m| m.binding.as_ref());
-            let uid = binding.filter(|b| b.name == o.target_name()).and_then(|b| b.uid.as_deref());
-            matches!((seen, uid), (Some(Seen::There { uid: there, .. }), Some(uid)) if there == uid)
+        let has = |kept: &Kept| match (inner.targets.get(&target), kept.written_uid(&target.name)) {
+            (Some(Seen::There { uid, .. }), Some(written)) => **uid == *written,
+            _ => false,
         };
-        let rank =
-            |k: &ObjectKey, o: &ExternalSecret| (!has(k, o), o.metadata.creation_timestamp.as_ref().map(|t| t.0), k.name.clone());
-        let mine = rank(key, object);
-        let others = claims.iter().filter(|k| *k != key).filter_map(|k| inner.objects.get(k).map(|o| (k, o)));
-        others.filter(|(k, o)| exact(o) && rank(k, o) < mine).map(|(k, _)| k.clone()).min()
+        let rank = |key: &ObjectKey, kept: &Kept| (!has(kept), kept.age(key));
+        let mine = rank(key, mine);
+        let others = others.into_iter().filter_map(|k| inner.objects.get(&k).map(|kept| (k, kept)));
+        others.filter(|(k, kept)| kept.is_exact() && rank(k, kept) < mine).map(|(k, _)| k).min()
     }
 
     /// Whether an object's stores can be used by it.
@@ -159,15 +190,27 @@ impl State {
         }
     }
 
+    /// Whether one of an object's stores is read as the namespace that uses it.
+    pub fn is_referent(&self, object: &ExternalSecret, key: &ObjectKey) -> bool {
+        let inner = self.lock();
+        let mut stores = object.store_refs().map(|r| StoreKey::referred(&key.namespace, r));
+        stores.any(|store| inner.stores.get(&store).is_some_and(|entry| entry.view.is_referent()))
+    }
+
     /// A store.
     pub fn store(&self, key: &StoreKey) -> Option<StoreEntry> {
         self.lock().stores.get(key).cloned()
     }
 
-    /// Takes a store in; answers whether its spec is new or changed.
-    pub fn store_applied(&self, entry: StoreEntry) -> bool {
+    /// Takes a store in; answers what is news.
+    pub fn store_applied(&self, entry: StoreEntry) -> StoreNews {
         let before = self.lock().stores.insert(entry.view.key.clone(), entry.clone());
-        before.is_none_or(|b| b.view.identity != entry.view.identity)
+        match before {
+            Some(b) if b.view.identity == entry.view.identity => {
+                StoreNews { spec: false, limits: b.view.limits != entry.view.limits, ready: entry.is_ready() && !b.is_ready() }
+            }
+            Some(_) | None => StoreNews { spec: true, limits: true, ready: false },
+        }
     }
 
     /// Lets a store go.
@@ -178,8 +221,7 @@ impl State {
     /// Stores by readiness, as their status says: ready, not ready.
     pub fn stores_ready(&self) -> (usize, usize) {
         let inner = self.lock();
-        let ready = |s: &&StoreEntry| s.status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-        let yes = inner.stores.values().filter(ready).count();
+        let yes = inner.stores.values().filter(|store| store.is_ready()).count();
         (yes, inner.stores.len() - yes)
     }
 
@@ -189,7 +231,7 @@ impl State {
         let users = inner.by_store.get(store).into_iter().flatten();
         users
             .filter(|k| scope.is_none_or(|s| *k.namespace == *s))
-            .filter(|k| !failed || inner.memos.get(k).is_none_or(|m| m.ready != Some(true)))
+            .filter(|k| !failed || inner.objects.get(k).and_then(|o| o.memo.as_ref()).is_none_or(|m| m.ready != Some(true)))
             .cloned()
             .collect()
     }
@@ -221,18 +263,37 @@ impl State {
             return Vec::new();
         }
         inner.set_target(key, seen);
-        inner.by_target.get(key).cloned().unwrap_or_default()
+        inner.claims(key)
     }
 
     /// The watch shows that the Secret with this UID is gone; answers whose it was.
     pub fn target_gone(&self, key: &ObjectKey, uid: Option<&str>) -> Vec<ObjectKey> {
         let mut inner = self.lock();
-        let same = matches!(inner.targets.get(key), Some(Seen::There { uid: known, .. }) if uid.is_none_or(|u| u == known));
+        let same = matches!(inner.targets.get(key), Some(Seen::There { uid: known, .. }) if uid.is_none_or(|u| *u == **known));
         if same {
             inner.targets.remove(key);
         }
         // Whoever waits for a Secret of somebody else to go is woken too.
-        inner.by_target.get(key).cloned().unwrap_or_default()
+        inner.claims(key)
+    }
+
+    /// Names and UIDs of all targets that the watch has shown or this process wrote.
+    pub fn target_keys(&self) -> Vec<(ObjectKey, Option<String>)> {
+        let uid = |seen: &Seen| match seen {
+            Seen::There { uid, .. } => Some(uid.to_string()),
+            Seen::Absent => None,
+        };
+        self.lock().targets.iter().map(|(key, seen)| (key.clone(), uid(seen))).collect()
+    }
+
+    /// The keys of all stores.
+    pub fn store_keys(&self) -> Vec<StoreKey> {
+        self.lock().stores.keys().cloned().collect()
+    }
+
+    /// The names of all namespaces.
+    pub fn namespace_names(&self) -> Vec<String> {
+        self.lock().namespaces.keys().map(ToString::to_string).collect()
     }
 
     /// Labels of a namespace, for the conditions of cluster stores; answers the objects in it if they changed.
@@ -250,37 +311,80 @@ impl State {
     }
 
     /// Every object with its memo, for the metrics.
-    pub fn for_each(&self, mut f: impl FnMut(&ObjectKey, Option<&Memo>, &ExternalSecret)) {
+    pub fn for_each(&self, mut f: impl FnMut(&ObjectKey, Option<&Memo>)) {
         let inner = self.lock();
-        inner.objects.iter().for_each(|(key, object)| f(key, inner.memos.get(key), object));
+        inner.objects.iter().for_each(|(key, kept)| f(key, kept.memo.as_deref()));
+    }
+
+    /// How many objects are kept, and how many bytes their texts take.
+    pub fn size(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.objects.len(), inner.objects.values().map(|kept| kept.text_len()).sum())
     }
 }
 
 impl Inner {
-    fn unindex(&mut self, key: &ObjectKey, object: &ExternalSecret) -> Vec<ObjectKey> {
-        for reference in object.store_refs() {
-            let store = StoreKey::referred(&key.namespace, reference);
-            if let Some(users) = self.by_store.get_mut(&store) {
+    /// The key with names that are kept already, where there are.
+    fn intern(&self, key: &ObjectKey) -> ObjectKey {
+        let namespace = self.namespaces.get_key_value(&key.namespace).map_or(&key.namespace, |(name, _)| name);
+        let known = self.targets.get_key_value(key);
+        ObjectKey { namespace: namespace.clone(), name: known.map_or(&key.name, |(k, _)| &k.name).clone() }
+    }
+
+    fn index(&mut self, key: &ObjectKey, kept: &mut Kept) {
+        kept.share_stores(|store| self.by_store.get_key_value(store).map(|(known, _)| known.clone()));
+        for store in kept.stores() {
+            self.by_store.entry(store.clone()).or_default().insert(key.clone());
+        }
+        if let Some(target) = kept.other_target() {
+            let target = ObjectKey { namespace: key.namespace.clone(), name: target.clone() };
+            let claims = self.by_target.entry(target).or_default();
+            if !claims.contains(key) {
+                claims.push(key.clone());
+            }
+        }
+    }
+
+    /// Answers who else wants the object's target.
+    fn unindex(&mut self, key: &ObjectKey, kept: &Kept) -> Vec<ObjectKey> {
+        for store in kept.stores() {
+            if let Some(users) = self.by_store.get_mut(store) {
                 users.remove(key);
                 if users.is_empty() {
-                    self.by_store.remove(&store);
+                    self.by_store.remove(store);
                 }
             }
         }
-        let target = ObjectKey::new(&key.namespace, object.target_name());
-        let Some(claims) = self.by_target.get_mut(&target) else { return Vec::new() };
-        claims.retain(|k| k != key);
-        let others = claims.clone();
-        if claims.is_empty() {
-            self.by_target.remove(&target);
+        let Some(name) = kept.other_target() else {
+            return self.claims(key).into_iter().filter(|k| k != key).collect();
+        };
+        let target = ObjectKey { namespace: key.namespace.clone(), name: name.clone() };
+        if let Some(claims) = self.by_target.get_mut(&target) {
+            claims.retain(|k| k != key);
+            if claims.is_empty() {
+                self.by_target.remove(&target);
+            }
         }
-        others
+        self.claims(&target)
+    }
+
+    /// Who wants a target.
+    fn claims(&self, target: &ObjectKey) -> Vec<ObjectKey> {
+        let namesake = self.objects.get_key_value(target).filter(|(_, kept)| kept.other_target().is_none()).map(|(key, _)| key);
+        namesake.into_iter().chain(self.by_target.get(target).into_iter().flatten()).cloned().collect()
     }
 
     fn set_target(&mut self, key: &ObjectKey, seen: Seen) {
         match seen {
             Seen::Absent => drop(self.targets.remove(key)),
-            there @ Seen::There { .. } => drop(self.targets.insert(key.clone(), there)),
+            there @ Seen::There { .. } => match self.targets.get_mut(key) {
+                Some(known) => *known = there,
+                None => {
+                    let name = self.objects.get_key_value(key).map(|(known, _)| known);
+                    let key = name.cloned().unwrap_or_else(|| self.intern(key));
+                    self.targets.insert(key, there);
+                }
+            },
         }
     }
 }
@@ -313,6 +417,7 @@ pub fn admits(conditions: &[StoreCondition], namespace: &str, labels: Option<&BT
 }
 
 /// Takes a spec over from either kind of store.
-pub fn view(key: StoreKey, uid: &str, generation: i64, spec: SecretStoreSpec) -> StoreView {
-    StoreView { key, identity: (uid.to_owned(), generation), spec: Arc::new(spec) }
+pub fn view(key: StoreKey, meta: &ObjectMeta, spec: SecretStoreSpec, limits: Limits) -> StoreView {
+    let identity = (meta.uid.clone().unwrap_or_default(), meta.generation.unwrap_or(0));
+    StoreView { key, identity, spec: Arc::new(spec), limits: Limits::of(meta.annotations.as_ref(), limits) }
 }

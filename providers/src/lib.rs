@@ -38,7 +38,7 @@ pub struct Want {
     /// The provider's metadata as a JSON object instead of the value.
     pub metadata: bool,
     /// The version last seen, as [`Fetched::Value`] gave it: lets a provider answer [`Fetched::Unchanged`].
-    pub seen: Option<String>,
+    pub seen: Option<Arc<str>>,
 }
 
 impl Want {
@@ -58,7 +58,7 @@ pub enum Fetched {
         /// The value.
         payload: Arc<Payload>,
         /// An opaque version that differs whenever the value does.
-        version: Option<String>,
+        version: Option<Arc<str>>,
     },
 }
 

@@ -125,9 +125,13 @@ async fn the_single_namespace_overlay_gives_no_right_outside_of_it_and_the_opera
     case.external_secret("app", json!({"data": [case.data("p", "app", "p")]})).await;
     case.secret_is("app", &[("p", "CANARY-p")]).await;
     let mut cluster_store = json!({"data": [case.data("p", "app", "p")]});
-    cluster_store["secretStoreRef"] = json!({"name": "any", "kind": "ClusterSecretStore"});
+    // Of its class: the operator that serves the whole cluster leaves the object alone.
+    let any = format!("{}-any", case.name);
+    case.apply_cluster_store(&any, json!({"fake": {"data": []}}), json!([])).await;
+    cluster_store["secretStoreRef"] = json!({"name": any, "kind": "ClusterSecretStore"});
     case.external_secret("clustered", cluster_store).await;
     case.failed("clustered", "this operator serves single namespaces").await;
+    case.delete_cluster_store(&any).await;
     assert!(!operator.output().contains("code 403") && !operator.output().contains("Forbidden"), "{}", operator.output());
 }
 

@@ -10,6 +10,7 @@ mod shell_tests;
 pub mod status;
 pub mod target;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,21 +24,24 @@ use lockstep_providers::{Error, Fetched, Payload, SecretBytes, Want};
 use tokio::time::Instant;
 
 use crate::context::Context;
+use crate::controller::Active;
 use crate::keys::{ObjectKey, StoreKey};
-use crate::kube_io;
-use crate::queue::Wake;
+use crate::queue::{Next, Wake};
 use data::ValueError;
 use plan::{Observed, Plan, Settings, Source};
-use status::{Failure, Gone, Outcome, Report, Retry};
+use status::{Failure, Gone, Outcome, Report, Requeue, Retry};
 
-/// How old a shared answer may be for a periodic refresh, however long its interval.
-const SLACK_MAX: Duration = Duration::from_secs(15);
+/// How old a shared answer may be for a periodic refresh, as a share of its interval.
+const SLACK: f64 = 0.1;
+
+/// What the condition says when all is well.
+const SYNCED: &str = "secret synced";
 
 /// What is known of an object beside its spec: what the status says, and what only this process needs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memo {
     /// `status.syncedResourceVersion`.
-    pub synced: Option<String>,
+    pub synced: Option<Box<str>>,
     /// When the providers last gave everything; ahead of `status.refreshTime` by up to a heartbeat.
     pub refreshed: Option<Timestamp>,
     /// `status.refreshTime`.
@@ -49,7 +53,7 @@ pub struct Memo {
     /// Its reason.
     pub reason: Option<SecretReason>,
     /// Its message.
-    pub message: Option<String>,
+    pub message: Option<Cow<'static, str>>,
     /// Its last transition.
     pub since: Option<Timestamp>,
     /// The deletion policy took the target away, and the provider still has nothing.
@@ -63,7 +67,7 @@ pub struct Memo {
     /// A refresh was put off by a throttling provider.
     pub owed: bool,
     /// Versions last read, in the order of the entries.
-    pub versions: Vec<Option<String>>,
+    pub versions: Box<[Option<Arc<str>>]>,
     /// Syncs tried since the start.
     pub sync_calls: u64,
     /// Syncs failed since the start.
@@ -79,13 +83,13 @@ impl Memo {
         let word = ready.and_then(|c| c.reason.as_deref());
         let reason = SecretReason::ALL.iter().copied().find(|r| Some(r.as_str()) == word);
         Self {
-            synced: status.synced_resource_version.clone(),
+            synced: status.synced_resource_version.as_deref().map(Into::into),
             refreshed: time(&status.refresh_time),
             told: time(&status.refresh_time),
             binding: status.binding.clone(),
             ready: ready.map(|c| c.status == "True"),
             reason,
-            message: ready.and_then(|c| c.message.clone()),
+            message: ready.and_then(|c| c.message.clone()).map(|m| if m == SYNCED { SYNCED.into() } else { m.into() }),
             since: ready.and_then(|c| time(&c.last_transition_time)),
             deleted_by_policy: reason == Some(SecretReason::SecretDeleted),
             ..Self::default()
@@ -93,7 +97,7 @@ impl Memo {
     }
 
     fn succeeded(&mut self, object: &ExternalSecret, now: Timestamp) {
-        self.synced = Some(plan::synced_version(object));
+        self.synced = Some(plan::synced_version(object).into());
         self.refreshed = Some(now);
         self.deleted_by_policy = false;
         self.owed = false;
@@ -108,17 +112,21 @@ impl Memo {
     }
 
     /// What a success says: what the last one said, if nothing failed since.
-    fn good_message(&self) -> String {
+    fn good_message(&self) -> Cow<'static, str> {
         let last = self.message.clone().filter(|_| self.ready == Some(true));
-        last.unwrap_or_else(|| "secret synced".into())
+        last.unwrap_or(SYNCED.into())
     }
 }
 
 /// Brings one object in line; answers when to look again.
-pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake) -> Option<Duration> {
+pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut active: Active) -> Option<Next> {
     let started = Instant::now();
-    let object = ctx.state.object(key)?;
-    let memo = ctx.state.memo(key, &object);
+    if !ctx.ownership.owns(key) {
+        return None;
+    }
+    let (object, memo) = ctx.state.object(key)?;
+    let first = memo.is_none();
+    let memo = memo.unwrap_or_else(|| Memo::of(&object));
     let now = (ctx.clock)();
     let target = ctx.state.target(&key.namespace, object.target_name());
     let observed = Observed {
@@ -126,20 +134,43 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake) -> Optio
         memo: &memo,
         claimed_by: ctx.state.claimed_by(key, &object),
         stores: ctx.state.store_verdict(key, &object, &ctx.options),
-        target: target.clone(),
+        referent: ctx.state.is_referent(&object, key),
+        target,
+        first,
         wake,
         now,
     };
     let (outcome, settings) = match plan::plan(&observed) {
         Plan::Ignore => return None,
-        Plan::Skip(next) => return next.map(|at| status::until(now, at)),
-        Plan::Reject(why) => (Outcome::Failed(Failure::rejected(why)), plan::settings(&object).ok()),
-        Plan::Inspect(settings) => (inspect(ctx, key, &object, &memo, wake, &settings).await, Some(settings)),
-        Plan::Fetch(settings) => (sync(ctx, key, &object, &memo, wake, &settings).await, Some(settings)),
+        Plan::Skip(due) => {
+            if first {
+                ctx.state.remember(key, &object, memo);
+            }
+            return due.map(|due| next(now, Requeue::Turn(due)));
+        }
+        Plan::Reject(why) => (Outcome::Failed(Failure::rejected(why)), plan::settings(&object, false).ok()),
+        Plan::Inspect(settings) => {
+            (Box::pin(inspect(ctx, key, &object, &memo, wake, &settings, &mut active)).await, Some(settings))
+        }
+        Plan::Fetch(settings) => (sync(ctx, key, &object, &memo, wake, &settings, &mut active).await, Some(settings)),
     };
     let now = (ctx.clock)();
     let report = status::report(&object, &memo, outcome, settings.as_ref(), now, ctx.options.heartbeat);
-    tell(ctx, key, &object, &memo, report, started).await
+    Box::pin(tell(ctx, key, &object, &memo, report, started)).await
+}
+
+/// From the wall clock that an object's times are told by to the one that the queue goes by.
+fn next(now: Timestamp, requeue: Requeue) -> Next {
+    // Durations of years, such as a refreshInterval can be, have no place on a timer.
+    const FAR: Duration = Duration::from_secs(86_400);
+    match requeue {
+        Requeue::After(wait) => Next { at: Instant::now() + wait.min(FAR), turn: None },
+        Requeue::Turn(due) => {
+            let over = status::until(due.at, now);
+            let at = Instant::now() + status::until(now, due.at).min(FAR);
+            Next { at: at.checked_sub(over).unwrap_or(at), turn: Some(due.turn) }
+        }
+    }
 }
 
 /// The target was touched: if it still holds what was written no provider is asked.
@@ -150,11 +181,12 @@ async fn inspect(
     memo: &Memo,
     wake: Wake,
     settings: &Settings,
+    active: &mut Active,
 ) -> Outcome {
-    let Some(binding) = &memo.binding else { return sync(ctx, key, object, memo, wake, settings).await };
-    match target::intact(ctx, object, binding).await {
+    let Some(binding) = &memo.binding else { return sync(ctx, key, object, memo, wake, settings, active).await };
+    match Box::pin(target::intact(ctx, object, binding)).await {
         Ok(Some(binding)) => Outcome::Intact(binding),
-        Ok(None) => sync(ctx, key, object, memo, wake, settings).await,
+        Ok(None) => sync(ctx, key, object, memo, wake, settings, active).await,
         Err(error) => Outcome::Failed(Failure::writing(error)),
     }
 }
@@ -167,6 +199,7 @@ async fn sync(
     memo: &Memo,
     wake: Wake,
     settings: &Settings,
+    active: &mut Active,
 ) -> Outcome {
     let sources = match plan::sources(object, &key.namespace) {
         Ok(sources) => sources,
@@ -177,13 +210,13 @@ async fn sync(
     let known = if settled && memo.synced.as_deref() == Some(&plan::synced_version(object)) { &memo.versions[..] } else { &[] };
     let fresh_after = fresh_after(memo, wake, settings);
 
-    let mut answers = fetch(ctx, key, &sources, known, fresh_after).await;
+    let mut answers = active.while_waiting(fetch(ctx, key, &sources, known, fresh_after)).await;
     if answers.iter().all(|a| matches!(a, Ok(Fetched::Unchanged))) {
         return Outcome::Unchanged;
     }
     if answers.iter().any(|a| matches!(a, Ok(Fetched::Unchanged))) {
         // Some changed: the others' values are needed too, to write the whole.
-        answers = fetch(ctx, key, &sources, &[], fresh_after).await;
+        answers = active.while_waiting(fetch(ctx, key, &sources, &[], fresh_after)).await;
     }
 
     let assembled = assemble(&sources, &answers);
@@ -200,7 +233,7 @@ async fn sync(
                 return Outcome::Failed(failure);
             }
             Gone::DeleteTarget => {
-                return match target::delete(ctx, object, &seen, memo.binding.as_ref()).await {
+                return match Box::pin(target::delete(ctx, object, &seen, memo.binding.as_ref())).await {
                     Ok(was_there) => Outcome::Deleted { was_there },
                     Err(error) => Outcome::Failed(Failure::writing(error)),
                 };
@@ -209,7 +242,8 @@ async fn sync(
         }
     }
     let versions = answers.into_iter().map(|a| a.ok().and_then(version_of)).collect();
-    write(ctx, object, assembled.data, &seen, memo, versions, missing).await
+    // What most of those that wait never come to has no place in what each of them holds.
+    Box::pin(write(ctx, object, assembled.data, &seen, memo, versions, missing)).await
 }
 
 async fn write(
@@ -218,7 +252,7 @@ async fn write(
     data: BTreeMap<String, SecretBytes>,
     seen: &target::Seen,
     memo: &Memo,
-    versions: Vec<Option<String>>,
+    versions: Box<[Option<Arc<str>>]>,
     missing: Vec<String>,
 ) -> Outcome {
     let desired = match target::Desired::new(object, data) {
@@ -244,7 +278,7 @@ async fn write(
 /// young against its interval.
 fn fresh_after(memo: &Memo, wake: Wake, settings: &Settings) -> Instant {
     let periodic = memo.failures == 0 && !(wake.changed || wake.store || wake.target);
-    let slack = settings.interval.filter(|_| periodic).map_or(Duration::ZERO, |i| i.mul_f64(0.1)).min(SLACK_MAX);
+    let slack = settings.interval.filter(|_| periodic).map_or(Duration::ZERO, |i| i.mul_f64(SLACK));
     wake.at.checked_sub(slack).unwrap_or(wake.at)
 }
 
@@ -253,7 +287,7 @@ async fn fetch(
     ctx: &Arc<Context>,
     key: &ObjectKey,
     sources: &[Source<'_>],
-    known: &[Option<String>],
+    known: &[Option<Arc<str>>],
     fresh_after: Instant,
 ) -> Vec<Result<Fetched, Error>> {
     let mut by_store: BTreeMap<&StoreKey, Vec<usize>> = BTreeMap::new();
@@ -277,7 +311,7 @@ async fn fetch(
     all.into_iter().map(|(_, answer)| answer).collect()
 }
 
-fn want(source: &Source<'_>, seen: Option<String>) -> Want {
+fn want(source: &Source<'_>, seen: Option<Arc<str>>) -> Want {
     Want {
         key: source.remote.key.clone(),
         version: source.remote.version.clone().filter(|v| !v.is_empty()),
@@ -286,7 +320,7 @@ fn want(source: &Source<'_>, seen: Option<String>) -> Want {
     }
 }
 
-fn version_of(fetched: Fetched) -> Option<String> {
+fn version_of(fetched: Fetched) -> Option<Arc<str>> {
     match fetched {
         Fetched::Value { version, .. } => version,
         Fetched::Unchanged => None,
@@ -350,7 +384,7 @@ async fn tell(
     before: &Memo,
     report: Report,
     started: Instant,
-) -> Option<Duration> {
+) -> Option<Next> {
     let Report { patch, event, memo, requeue, label } = report;
     ctx.metrics.reconciled("ExternalSecret", label.0, label.1, started.elapsed());
     if label.0 == "error" {
@@ -362,7 +396,7 @@ async fn tell(
         ctx.metrics.api_request("patch", "externalsecrets/status");
         let url = Api::<ExternalSecret>::namespaced(ctx.client.clone(), &key.namespace).resource_url().to_owned();
         let permit = ctx.writes.acquire().await;
-        let sent = kube_io::patch_status(&ctx.client, &url, &key.name, &patch).await;
+        let sent = ctx.writer(key).patch_status(&url, &key.name, &patch).await;
         drop(permit);
         match sent {
             Ok(_) => {}
@@ -378,7 +412,7 @@ async fn tell(
                     ..before.clone()
                 };
                 ctx.state.remember(key, object, untold);
-                return Some(Duration::from_secs(1 << before.failures.min(8)));
+                return Some(next((ctx.clock)(), Requeue::After(Duration::from_secs(1 << before.failures.min(8)))));
             }
         }
     }
@@ -386,7 +420,7 @@ async fn tell(
         ctx.events.publish(ctx.events.about(object), reason, note);
     }
     ctx.state.remember(key, object, memo);
-    requeue
+    requeue.map(|requeue| next((ctx.clock)(), requeue))
 }
 
 /// A client error without any body.

@@ -14,8 +14,9 @@ use sha2::{Digest, Sha256};
 
 use super::Memo;
 use super::target::{self, Seen};
-use crate::keys::{ObjectKey, StoreKey};
+use crate::keys::{ObjectKey, StoreKey, stable_hash};
 use crate::queue::Wake;
+use crate::turns::Turn;
 
 /// What is known, from caches alone.
 pub struct Observed<'a> {
@@ -29,6 +30,10 @@ pub struct Observed<'a> {
     pub claimed_by: Option<ObjectKey>,
     /// What speaks against one of its stores, if anything.
     pub stores: StoreVerdict,
+    /// Whether a store of it is read as the namespace that uses it.
+    pub referent: bool,
+    /// Whether this process looks at it for the first time.
+    pub first: bool,
     /// Why it is looked at.
     pub wake: Wake,
     /// The wall clock.
@@ -51,8 +56,8 @@ pub enum StoreVerdict {
 pub enum Plan {
     /// Another operator's object: nothing is read or written.
     Ignore,
-    /// Nothing is due before that time.
-    Skip(Option<Timestamp>),
+    /// Nothing is due before that time, or before the turn of a refresh that is.
+    Skip(Option<Due>),
     /// Only the target was touched: look whether it still holds what was written.
     Inspect(Settings),
     /// Ask the providers.
@@ -68,10 +73,46 @@ pub struct Settings {
     pub policy: RefreshPolicy,
     /// How often, with [`RefreshPolicy::Periodic`]; none: once.
     pub interval: Option<Duration>,
+    /// Hash of what is read: objects with the same one are refreshed together.
+    pub group: u64,
 }
 
-/// Refreshes are spread over this share of the interval, so that objects made together do not stay together.
-const SPREAD: f64 = 0.1;
+/// What failed and is refreshed only once is tried again after this time.
+const WITHOUT_INTERVAL: Duration = Duration::from_secs(3600);
+
+impl Settings {
+    fn turn(&self, interval: Duration) -> Turn {
+        Turn { group: self.group, every_ms: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1) }
+    }
+
+    /// When the providers are due to be asked again after a refresh at `last`: never later than an interval after it.
+    pub fn next_refresh(&self, last: Option<Timestamp>, now: Timestamp) -> Option<Due> {
+        let (RefreshPolicy::Periodic, Some(interval), Some(last)) = (self.policy, self.interval, last) else { return None };
+        let turn = self.turn(interval);
+        // A refresh that is yet to come was told by a clock that has been set back since.
+        Some(Due { at: if last > now { now } else { turn.after(last) }, turn })
+    }
+
+    /// As soon as its turn comes.
+    fn at_once(&self, now: Timestamp) -> Due {
+        Due { at: now, turn: self.turn(self.interval.unwrap_or(WITHOUT_INTERVAL)) }
+    }
+
+    /// When what failed for good is tried again, whatever the policy says of refreshes.
+    pub fn next_try(&self, now: Timestamp) -> Due {
+        let turn = self.turn(self.interval.unwrap_or(WITHOUT_INTERVAL));
+        Due { at: turn.after(now), turn }
+    }
+}
+
+/// When an object is to be refreshed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// When.
+    pub at: Timestamp,
+    /// Together with whom.
+    pub turn: Turn,
+}
 
 /// Decides.
 pub fn plan(observed: &Observed<'_>) -> Plan {
@@ -82,7 +123,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     if object.metadata.deletion_timestamp.is_some() {
         return Plan::Skip(None);
     }
-    let settings = match settings(object) {
+    let settings = match settings(object, observed.referent) {
         Ok(settings) => settings,
         Err(why) => return Plan::Reject(why),
     };
@@ -100,19 +141,26 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     let failed = memo.ready != Some(true);
     let writes = object.spec.target.creation_policy != CreationPolicy::None && !memo.deleted_by_policy;
     let touched = writes && target.differs(memo.binding.as_ref());
-    let due = next_refresh(object, &settings, memo.refreshed).is_some_and(|at| at <= *now);
+    let next = settings.next_refresh(memo.refreshed, *now);
+    // What only time asks for waits for its turn.
+    let due = wake.turn && next.is_some_and(|due| due.at <= *now);
+    // So does what had failed already when this process came, unless a person changed it meanwhile.
+    let old_failure = failed && observed.first && !changed && !wake.turn && !touched;
     let refresh = never
         || match settings.policy {
-            RefreshPolicy::Periodic => changed || due || failed || wake.store || memo.owed,
+            RefreshPolicy::Periodic => changed || due || failed && !old_failure || wake.store || memo.owed,
             RefreshPolicy::OnChange => changed || memo.owed,
             RefreshPolicy::CreatedOnce => false,
         };
+    if !refresh && old_failure && settings.policy == RefreshPolicy::Periodic {
+        return Plan::Skip(Some(settings.at_once(*now)));
+    }
     // What is synced once, or on changes, is not read again because something failed in between: it is looked at.
     match (refresh, touched || failed && writes, target) {
         (true, ..) | (false, true, Seen::Absent) => Plan::Fetch(settings),
         (false, true, Seen::There { .. }) => Plan::Inspect(settings),
         (false, false, _) if failed => Plan::Fetch(settings),
-        (false, false, _) => Plan::Skip(next_refresh(object, &settings, memo.refreshed)),
+        (false, false, _) => Plan::Skip(next),
     }
 }
 
@@ -120,7 +168,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
 ///
 /// # Errors
 /// A sentence that names the field.
-pub fn settings(object: &ExternalSecret) -> Result<Settings, String> {
+pub fn settings(object: &ExternalSecret, referent: bool) -> Result<Settings, String> {
     not_served_yet(object)?;
     let spec = &object.spec;
     let interval = match spec.refresh_interval.as_deref() {
@@ -142,7 +190,18 @@ pub fn settings(object: &ExternalSecret) -> Result<Settings, String> {
     if let Some(type_) = spec.target.template.as_ref().and_then(|t| t.type_.as_deref()) {
         target::check_type(type_)?;
     }
-    Ok(Settings { policy: spec.refresh_policy.unwrap_or_default(), interval })
+    Ok(Settings { policy: spec.refresh_policy.unwrap_or_default(), interval, group: group(object, referent) })
+}
+
+/// The least of the hashes of what is read: two objects that share a remote secret are likely to have the same one.
+fn group(object: &ExternalSecret, referent: bool) -> u64 {
+    let namespace: Arc<str> = object.metadata.namespace.as_deref().unwrap_or_default().into();
+    let sources = sources(object, &namespace).unwrap_or_default();
+    let hash = |source: &Source<'_>| {
+        let of = if referent { Some(&*namespace) } else { source.store.namespace.as_deref() };
+        stable_hash(&[of.unwrap_or_default(), &source.store.name, &source.remote.key])
+    };
+    sources.iter().map(hash).min().unwrap_or_default()
 }
 
 /// Names the first field that this version does not serve: better no Secret than another one than asked for.
@@ -235,23 +294,6 @@ pub fn sources<'a>(object: &'a ExternalSecret, namespace: &Arc<str>) -> Result<V
     Ok(all)
 }
 
-/// When the providers are due to be asked again: the interval after the last time, up to a tenth earlier.
-pub fn next_refresh(object: &ExternalSecret, settings: &Settings, last: Option<Timestamp>) -> Option<Timestamp> {
-    let (RefreshPolicy::Periodic, Some(interval), Some(last)) = (settings.policy, settings.interval, last) else { return None };
-    let uid = object.metadata.uid.as_deref().unwrap_or_default();
-    let early = SPREAD * unit_interval(uid, last);
-    let wait = jiff::SignedDuration::try_from(interval.mul_f64(1.0 - early)).ok()?;
-    last.checked_add(wait).ok()
-}
-
-/// A number in [0, 1) that differs from object to object and from refresh to refresh, and needs no random source.
-fn unit_interval(uid: &str, at: Timestamp) -> f64 {
-    let digest = Sha256::new().chain_update(uid).chain_update(at.as_nanosecond().to_le_bytes()).finalize();
-    let mut eight = [0; 8];
-    eight.copy_from_slice(&digest[..8]);
-    (u64::from_le_bytes(eight) >> 11) as f64 / (1u64 << 53) as f64
-}
-
 /// `<generation>-<hash of labels and annotations>`: changes whenever a person changes the object.
 pub fn synced_version(object: &ExternalSecret) -> String {
     let mut hash = Sha256::new();
@@ -302,7 +344,7 @@ mod tests {
     /// Synced at 0 s, ready, its target untouched.
     fn synced(object: &ExternalSecret) -> Memo {
         Memo {
-            synced: Some(synced_version(object)),
+            synced: Some(synced_version(object).into()),
             refreshed: Some(at(0)),
             ready: Some(true),
             binding: Some(Binding {
@@ -316,7 +358,17 @@ mod tests {
     }
 
     fn decide(object: &ExternalSecret, memo: &Memo, target: Seen, wake: Wake, now: Timestamp) -> &'static str {
-        let observed = Observed { object, memo, target, claimed_by: None, stores: StoreVerdict::Usable, wake, now };
+        let observed = Observed {
+            object,
+            memo,
+            target,
+            claimed_by: None,
+            stores: StoreVerdict::Usable,
+            referent: false,
+            first: false,
+            wake,
+            now,
+        };
         match plan(&observed) {
             Plan::Ignore => "ignore",
             Plan::Skip(_) => "skip",
@@ -329,18 +381,21 @@ mod tests {
     #[test]
     fn each_refresh_policy_refreshes_when_it_says_and_no_more() {
         let i = Instant::now();
-        let (timer, store) = (Wake::timer(i), Wake::store(i));
+        let (timer, store, turn) = (Wake::timer(i), Wake::store(i), Wake::turn(i));
         for (policy, interval, changed, wake, seconds, expected) in [
             ("Periodic", "1h", false, timer, 10, "skip"),
-            ("Periodic", "1h", false, timer, 3601, "fetch"),
+            ("Periodic", "1h", false, turn, 3601, "fetch"),
+            ("Periodic", "1h", false, turn, 10, "skip"),
+            ("Periodic", "1h", false, timer, 3601, "skip"),
+            ("Periodic", "1h", false, turn, -10, "fetch"),
             ("Periodic", "1h", true, timer, 10, "fetch"),
             ("Periodic", "1h", false, store, 10, "fetch"),
-            ("Periodic", "0", false, timer, 1 << 30, "skip"),
+            ("Periodic", "0", false, turn, 1 << 30, "skip"),
             ("Periodic", "0", true, timer, 10, "fetch"),
-            ("OnChange", "1h", false, timer, 3601, "skip"),
+            ("OnChange", "1h", false, turn, 3601, "skip"),
             ("OnChange", "1h", false, store, 10, "skip"),
             ("OnChange", "1h", true, timer, 10, "fetch"),
-            ("CreatedOnce", "1h", false, timer, 3601, "skip"),
+            ("CreatedOnce", "1h", false, turn, 3601, "skip"),
             ("CreatedOnce", "1h", true, timer, 10, "skip"),
         ] {
             let es = object(json!({"refreshPolicy": policy, "refreshInterval": interval}));
@@ -403,11 +458,11 @@ mod tests {
             (json!({"target": {"creationPolicy": "None", "deletionPolicy": "Merge"}}), "makes no sense"),
             (json!({"data": []}), "spec.data and spec.dataFrom are empty"),
         ] {
-            let error = settings(&object(spec)).unwrap_err();
+            let error = settings(&object(spec), false).unwrap_err();
             assert!(error.contains(needle), "{error}");
         }
         let tls = object(json!({"target": {"template": {"type": "kubernetes.io/tls", "engineVersion": "v2"}}}));
-        assert!(settings(&tls).is_ok());
+        assert!(settings(&tls, false).is_ok());
     }
 
     #[test]
@@ -425,18 +480,44 @@ mod tests {
     }
 
     #[test]
-    fn refreshes_are_spread_over_the_last_tenth_of_the_interval() {
-        let es = object(json!({"refreshInterval": "100s"}));
-        let settings = settings(&es).unwrap();
-        let due: Vec<i64> = (0..200)
-            .map(|i| {
-                let last = at(i);
-                next_refresh(&es, &settings, Some(last)).unwrap().duration_since(last).as_millis() as i64
+    fn what_failed_before_a_restart_waits_for_its_turn_and_what_was_never_synced_does_not() {
+        let es = object(json!({}));
+        let first = |memo: &Memo| {
+            let wake = Wake::changed(Instant::now());
+            plan(&Observed {
+                object: &es,
+                memo,
+                target: seen("7"),
+                claimed_by: None,
+                stores: StoreVerdict::Usable,
+                referent: false,
+                first: true,
+                wake,
+                now: at(10),
             })
-            .collect();
-        assert!(due.iter().all(|d| (90_000..=100_000).contains(d)));
-        let (early, late) = (due.iter().filter(|d| **d < 95_000).count(), due.iter().filter(|d| **d >= 95_000).count());
-        assert!(early > 60 && late > 60, "{early} {late}");
+        };
+        let failed = Memo { ready: Some(false), ..synced(&es) };
+        assert!(matches!(first(&failed), Plan::Skip(Some(due)) if due.at == at(10)));
+        assert!(matches!(first(&synced(&es)), Plan::Skip(Some(due)) if due.at > at(10)));
+        let never = Memo { refreshed: None, ..failed.clone() };
+        assert!(matches!(first(&never), Plan::Fetch(_)));
+        let changed = Memo { synced: Some("0-other".into()), ..failed };
+        assert!(matches!(first(&changed), Plan::Fetch(_)));
+    }
+
+    #[test]
+    fn objects_that_read_the_same_remote_secret_are_refreshed_together() {
+        let group = |spec: serde_json::Value, namespace: &str, referent: bool| {
+            let mut es = object(spec);
+            es.metadata.namespace = Some(namespace.into());
+            settings(&es, referent).unwrap().group
+        };
+        let shared = json!({"secretStoreRef": {"name": "vault", "kind": "ClusterSecretStore"}});
+        assert_eq!(group(shared.clone(), "a", false), group(shared.clone(), "b", false));
+        assert_ne!(group(shared.clone(), "a", true), group(shared, "b", true), "each with its own identity");
+        assert_ne!(group(json!({}), "a", false), group(json!({}), "b", false), "each namespace has its own store");
+        let other = json!({"data": [{"secretKey": "k", "remoteRef": {"key": "app", "property": "p"}}]});
+        assert_eq!(group(json!({}), "a", false), group(other, "a", false), "whatever they take of it");
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! From what happened to what is told: condition, event, metric label and the next requeue. Pure: `now` is an argument.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use lockstep_crds::ExternalSecret;
 use lockstep_crds::conditions::{Condition, ConditionType, EventReason, SecretReason};
-use lockstep_crds::external_secret::{Binding, DeletionPolicy, RefreshPolicy};
+use lockstep_crds::external_secret::{Binding, DeletionPolicy};
 use lockstep_providers::Error;
 use serde_json::{Value, json};
 
 use super::Memo;
-use super::plan::{Settings, next_refresh};
+use super::plan::{Due, Settings};
 use super::target::{ApplyError, Change};
 
 /// How a reconcile ended.
@@ -23,7 +25,7 @@ pub enum Outcome {
         /// What was written.
         change: Change,
         /// Versions of what was read, in the order of the entries.
-        versions: Vec<Option<String>>,
+        versions: Box<[Option<Arc<str>>]>,
         /// Entries that the providers no longer have and that the deletion policy lets go.
         missing: Vec<String>,
     },
@@ -70,8 +72,6 @@ pub enum Retry {
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Longest wait after a failure that may pass.
 const BACKOFF_MAX: Duration = Duration::from_secs(420);
-/// Wait after a failure that does not pass by itself, of an object that is refreshed only once.
-const RETRY_WITHOUT_INTERVAL: Duration = Duration::from_secs(3600);
 /// A condition's message at most.
 const MESSAGE_MAX: usize = 2000;
 
@@ -131,9 +131,18 @@ pub struct Report {
     /// What is remembered.
     pub memo: Memo,
     /// When to look again.
-    pub requeue: Option<Duration>,
+    pub requeue: Option<Requeue>,
     /// Metric labels: result and category.
     pub label: (&'static str, &'static str),
+}
+
+/// When to look at an object again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Requeue {
+    /// After a time.
+    After(Duration),
+    /// When the turn of a refresh comes.
+    Turn(Due),
 }
 
 /// Reckons what follows. `settings` is none when the spec could not be read.
@@ -152,9 +161,9 @@ pub fn report(
             next.succeeded(object, now);
             next.binding = binding.or_else(|| Some(Binding { name: object.target_name().to_owned(), ..Binding::default() }));
             next.versions = versions;
-            let mut message = "secret synced".to_owned();
+            let mut message = Cow::from(super::SYNCED);
             if !missing.is_empty() {
-                message = clip(format!("secret synced without what the provider does not have: {}", missing.join("; ")));
+                message = clip(format!("secret synced without what the provider does not have: {}", missing.join("; "))).into();
             }
             let target = format!("Secret {}", object.target_name());
             let event = match change {
@@ -162,8 +171,8 @@ pub fn report(
                 Change::Updated => Some((EventReason::Updated, format!("{target} updated"))),
                 Change::None => None,
             };
-            let news = !missing.is_empty() && memo.message.as_deref() != Some(&message);
-            let event = if news { Some((EventReason::MissingProviderSecret, message.clone())) } else { event };
+            let news = !missing.is_empty() && memo.message != Some(message.clone());
+            let event = if news { Some((EventReason::MissingProviderSecret, message.to_string())) } else { event };
             let label = match change {
                 Change::None => "unchanged",
                 Change::Created | Change::Updated => "synced",
@@ -182,7 +191,7 @@ pub fn report(
         Outcome::Deleted { was_there } => {
             next.succeeded(object, now);
             next.deleted_by_policy = true;
-            let message = "secret deleted because the provider has nothing any more and deletionPolicy is Delete".to_owned();
+            let message = "secret deleted because the provider has nothing any more and deletionPolicy is Delete".into();
             let event = was_there.then(|| (EventReason::Deleted, format!("Secret {} deleted", object.target_name())));
             (true, SecretReason::SecretDeleted, message, event, ("deleted", ""))
         }
@@ -202,7 +211,7 @@ pub fn report(
             let reason =
                 if failure.category == "not_found" { EventReason::MissingProviderSecret } else { EventReason::UpdateFailed };
             let event = news.then(|| (reason, message.clone()));
-            (false, failure.reason, message, event, ("error", failure.category))
+            (false, failure.reason, message.into(), event, ("error", failure.category))
         }
     };
     if memo.ready != Some(ready) {
@@ -213,7 +222,7 @@ pub fn report(
     next.message = Some(message);
     let requeue = match (ready, next.retry) {
         (false, Some(retry)) => after(retry, object, settings, &next, now),
-        _ => settings.and_then(|s| next_refresh(object, s, next.refreshed)).map(|at| until(now, at)),
+        _ => settings.and_then(|s| s.next_refresh(next.refreshed, now)).map(Requeue::Turn),
     };
     let patch = patch(object, memo, &mut next, now, heartbeat);
     Report { patch, event, memo: next, requeue, label }
@@ -224,25 +233,20 @@ pub fn until(now: Timestamp, at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)
 }
 
-fn after(retry: Retry, object: &ExternalSecret, settings: Option<&Settings>, memo: &Memo, now: Timestamp) -> Option<Duration> {
+fn after(retry: Retry, object: &ExternalSecret, settings: Option<&Settings>, memo: &Memo, now: Timestamp) -> Option<Requeue> {
     match retry {
-        Retry::Now => Some(Duration::from_millis(50)),
-        Retry::After(wait) => Some(wait + Duration::from_millis(100)),
+        Retry::Now => Some(Requeue::After(Duration::from_millis(50))),
+        Retry::After(wait) => Some(Requeue::After(wait + Duration::from_millis(100))),
         Retry::Backoff => {
             let exponent = memo.failures.saturating_sub(1).min(20);
             let wait = BACKOFF_FIRST.saturating_mul(1 << exponent).min(BACKOFF_MAX);
             // A fixed share of it that differs from object to object: those that failed together do not return together.
             let identity = object.metadata.uid.as_deref().unwrap_or_default();
             let share = identity.bytes().fold(memo.failures as u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b))) % 250;
-            Some(wait.mul_f64(1.0 - share as f64 / 1000.0))
+            Some(Requeue::After(wait.mul_f64(1.0 - share as f64 / 1000.0)))
         }
-        Retry::AtInterval => {
-            // Whatever the policy says of refreshes: what failed is tried again.
-            let settings = settings?;
-            let again =
-                Settings { policy: RefreshPolicy::Periodic, interval: settings.interval.or(Some(RETRY_WITHOUT_INTERVAL)) };
-            next_refresh(object, &again, Some(now)).map(|at| until(now, at))
-        }
+        // Whatever the policy says of refreshes: what failed is tried again.
+        Retry::AtInterval => settings.map(|s| Requeue::Turn(s.next_try(now))),
     }
 }
 
@@ -279,7 +283,7 @@ fn conditions(object: &ExternalSecret, next: &Memo) -> Vec<Condition> {
         type_: ready.into(),
         status: if next.ready == Some(true) { "True" } else { "False" }.into(),
         reason: next.reason.map(|r| r.as_str().to_owned()),
-        message: next.message.clone(),
+        message: next.message.as_deref().map(str::to_owned),
         last_transition_time: next.since.map(rfc3339),
     });
     all
@@ -319,6 +323,8 @@ pub fn gone(policy: DeletionPolicy, missing: usize, all: usize) -> Gone {
 
 #[cfg(test)]
 mod tests {
+    use lockstep_crds::external_secret::RefreshPolicy;
+
     use super::*;
 
     fn object() -> ExternalSecret {
@@ -332,7 +338,7 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings { policy: Default::default(), interval: Some(Duration::from_secs(3600)) }
+        Settings { policy: Default::default(), interval: Some(Duration::from_secs(3600)), group: 7 }
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -348,7 +354,7 @@ mod tests {
     fn synced(change: Change) -> Outcome {
         let binding =
             Some(Binding { name: "es".into(), uid: Some("t".into()), resource_version: Some("1".into()), data_hash: None });
-        Outcome::Synced { binding, change, versions: vec![], missing: vec![] }
+        Outcome::Synced { binding, change, versions: Box::default(), missing: vec![] }
     }
 
     fn failed(error: Error) -> Outcome {
@@ -370,32 +376,40 @@ mod tests {
         assert_eq!(beat.patch.unwrap()["status"], json!({"refreshTime": "2023-11-14T22:18:21Z"}));
     }
 
+    /// Seconds from 0 s on.
+    fn wait_of(requeue: Option<Requeue>) -> f64 {
+        match requeue.unwrap() {
+            Requeue::After(wait) => wait.as_secs_f64(),
+            Requeue::Turn(due) => due.at.duration_since(at(0)).as_secs_f64(),
+        }
+    }
+
     #[test]
     fn each_error_has_its_requeue_rule() {
         let wait = |error: Error| {
             let r = tell(&Memo::default(), failed(error), at(0));
-            (r.requeue.unwrap().as_secs_f64(), r.label.1)
+            (wait_of(r.requeue), r.label.1)
         };
         let (at_interval, label) = wait(Error::NotFound("x".into()));
-        assert!((3240.0..=3600.0).contains(&at_interval) && label == "not_found");
-        assert!(wait(Error::Denied("x".into())).0 > 3000.0);
-        assert!(wait(Error::invalid("f", "x")).0 > 3000.0);
-        assert!(wait(Error::Unsupported("x".into())).0 > 3000.0);
+        assert!((1200.0..=3600.0).contains(&at_interval) && label == "not_found");
+        assert_eq!(wait(Error::Denied("x".into())).0, at_interval);
+        assert_eq!(wait(Error::invalid("f", "x")).0, at_interval);
+        assert_eq!(wait(Error::Unsupported("x".into())).0, at_interval);
         let throttled = Error::Throttled { retry_after: Some(Duration::from_secs(30)), message: "x".into() };
         assert!((30.0..31.0).contains(&wait(throttled).0));
         assert!((0.7..=1.0).contains(&wait(Error::unavailable("x")).0));
         let conflict = tell(&Memo::default(), Outcome::Failed(Failure::writing(ApplyError::Conflict("x".into()))), at(0));
-        assert!(conflict.requeue.unwrap() < Duration::from_secs(1));
+        assert!(wait_of(conflict.requeue) < 1.0);
     }
 
     #[test]
     fn what_failed_is_tried_again_under_every_refresh_policy() {
         for policy in [RefreshPolicy::Periodic, RefreshPolicy::OnChange, RefreshPolicy::CreatedOnce] {
             for interval in [None, Some(Duration::from_secs(3600))] {
-                let settings = Settings { policy, interval };
+                let settings = Settings { policy, interval, group: 7 };
                 let outcome = failed(Error::NotFound("x".into()));
                 let r = report(&object(), &Memo::default(), outcome, Some(&settings), at(0), HEARTBEAT);
-                assert!(r.requeue.is_some_and(|wait| wait <= Duration::from_secs(3600)), "{settings:?}");
+                assert!(r.requeue.is_some() && wait_of(r.requeue) <= 3600.0, "{settings:?}");
             }
         }
     }
@@ -406,7 +420,7 @@ mod tests {
         let mut waits = Vec::new();
         for i in 0..12 {
             let r = tell(&memo, failed(Error::unavailable("x")), at(i));
-            waits.push(r.requeue.unwrap().as_secs_f64());
+            waits.push(wait_of(r.requeue));
             memo = r.memo;
         }
         assert!(waits[0] <= 1.0 && waits[3] > 5.0 && waits[3] <= 8.0, "{waits:?}");
@@ -437,7 +451,7 @@ mod tests {
         let throttled = Error::Throttled { retry_after: Some(Duration::from_secs(2)), message: "x".into() };
         let r = tell(&ok.memo, failed(throttled), at(1));
         assert_eq!((r.patch, r.memo.ready), (None, Some(true)));
-        assert!(r.requeue.unwrap() < Duration::from_secs(3));
+        assert!(wait_of(r.requeue) < 3.0);
     }
 
     #[test]

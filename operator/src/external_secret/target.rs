@@ -34,9 +34,9 @@ pub enum Seen {
     /// There.
     There {
         /// Its UID.
-        uid: String,
+        uid: Box<str>,
         /// Its resource version.
-        version: String,
+        version: Box<str>,
     },
 }
 
@@ -45,7 +45,7 @@ impl Seen {
     pub fn differs(&self, binding: Option<&Binding>) -> bool {
         binding.is_some_and(|b| match self {
             Self::Absent => true,
-            Self::There { uid, version } => b.uid.as_deref() != Some(uid) || b.resource_version.as_deref() != Some(version),
+            Self::There { uid, version } => b.uid.as_deref() != Some(&**uid) || b.resource_version.as_deref() != Some(&**version),
         })
     }
 }

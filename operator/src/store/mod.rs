@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::external_secret::kube_error;
 use crate::keys::StoreKey;
-use crate::kube_io;
 use crate::queue::Wake;
 use crate::state::StoreEntry;
 use plan::Plan;
@@ -44,6 +43,10 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake) -> Option
     let memo = ctx.store_memo(key);
     let now = (ctx.clock)();
     let away = ctx.away(key).await;
+    // Whose status it is validates it; the others only look for a provider that left their own users waiting.
+    if !away && !ctx.ownership.owns_store(key) {
+        return None;
+    }
     match plan::plan(&entry.view.spec, &ctx.options.controller_class, &memo, wake, away, now) {
         Plan::Ignore => return None,
         Plan::Skip(wait) => return Some(wait),
@@ -58,6 +61,9 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake) -> Option
 }
 
 async fn validate(ctx: &Arc<Context>, entry: &StoreEntry) -> Outcome {
+    if let Err(why) = &entry.view.limits {
+        return Outcome::Failed(Error::invalid("limits", why));
+    }
     if let Err(why) = plan::check(&entry.view.spec) {
         return Outcome::Failed(Error::invalid("spec", why));
     }
@@ -105,7 +111,8 @@ async fn tell(
 ) -> Option<Duration> {
     let result = if report.memo.ready == Some(true) { "valid" } else { "invalid" };
     ctx.metrics.reconciled("SecretStore", result, "", started.elapsed());
-    if let Some(patch) = &report.patch {
+    let owned = ctx.ownership.owns_store(key);
+    if let Some(patch) = report.patch.as_ref().filter(|_| owned) {
         let url = match key.kind() {
             StoreKind::SecretStore => {
                 let namespace = key.namespace.as_deref().unwrap_or_default();
@@ -114,7 +121,7 @@ async fn tell(
             StoreKind::ClusterSecretStore => Api::<ClusterSecretStore>::all(ctx.client.clone()).resource_url().to_owned(),
         };
         ctx.metrics.api_request("patch", "secretstores/status");
-        match kube_io::patch_status(&ctx.client, &url, &key.name, patch).await {
+        match ctx.store_writer(key).patch_status(&url, &key.name, patch).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => return None,
             Err(error) => {
@@ -124,7 +131,7 @@ async fn tell(
         }
         tracing::info!(store = %key, result, "store validated");
     }
-    if let Some((reason, note)) = report.event {
+    if let Some((reason, note)) = report.event.filter(|_| owned) {
         ctx.events.publish(ctx.events.about_store(key, &entry.uid), reason, note);
     }
     ctx.remember_store(key, report.memo);
@@ -132,7 +139,12 @@ async fn tell(
     let referent = entry.view.is_referent();
     if report.recovered || recovery.was_away && (referent || !still_away) {
         for user in ctx.state.users(key, None, true) {
-            ctx.objects.wake(user, Wake::store(recovery.since));
+            // Nobody changed anything: whoever has a Secret already takes it in turns, so that a provider which has just come
+            // back is not run over.
+            match recovery.was_away && ctx.state.has_synced(&user) {
+                true => ctx.objects.wake_in_turn(user, Wake::store(recovery.since)),
+                false => ctx.objects.wake(user, Wake::store(recovery.since)),
+            }
         }
     }
     // A referent store is never told to be away, but its users wait for it all the same.

@@ -180,7 +180,7 @@ impl Kubernetes {
             }
             Payload::Fields(fields)
         };
-        Ok(Fetched::Value { payload: Arc::new(payload), version: Some(version) })
+        Ok(Fetched::Value { payload: Arc::new(payload), version: Some(version.into()) })
     }
 
     fn url(&self, name: &str) -> Url {

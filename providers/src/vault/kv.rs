@@ -151,11 +151,11 @@ pub(super) fn fetched(version: KvVersion, want: &Want, body: &[u8]) -> Result<Fe
             let V2 { data, metadata } = serde_json::from_str(data).map_err(|_| not_kv("is not one of KV version 2"))?;
             // A version number alone is not enough: metadata can be deleted, and the count starts again.
             let at = format!("{}@{}", metadata.version, metadata.created_time);
-            if want.seen.as_deref() == Some(&at) {
+            if want.seen.as_deref() == Some(&*at) {
                 return Ok(Fetched::Unchanged);
             }
             match data.map(RawValue::get).filter(|text| *text != "null") {
-                Some(text) => Ok(value(text, Some(at))),
+                Some(text) => Ok(value(text, Some(at.into()))),
                 None => Err(Error::NotFound("Vault has this version without data".into())),
             }
         }
@@ -166,7 +166,7 @@ fn not_kv(what: &str) -> Error {
     Error::invalid(format!("{FIELD}.version"), format!("the answer {what}; check the engine's type and version"))
 }
 
-fn value(json: &str, version: Option<String>) -> Fetched {
+fn value(json: &str, version: Option<Arc<str>>) -> Fetched {
     Fetched::Value { payload: Arc::new(Payload::Bytes(SecretBytes::from(json))), version }
 }
 

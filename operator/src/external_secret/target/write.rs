@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams, Preconditions};
+use kube::api::{Api, Preconditions};
 use kube::{Resource, ResourceExt};
 use lockstep_crds::external_secret::{Binding, CreationPolicy};
 use lockstep_crds::{ANNOTATION_DATA_HASH, ExternalSecret};
@@ -107,7 +107,7 @@ async fn disown(ctx: &Context, desired: &Desired, existing: &Secret) -> Result<k
     secret.metadata.owner_references.iter_mut().for_each(|all| all.retain(|o| o.uid != desired.uid));
     secret.metadata.managed_fields = None;
     let url = api(ctx, desired).resource_url().to_owned();
-    let sent = kube_io::replace(&ctx.client, &url, &desired.name, &secret, FIELD_MANAGER).await;
+    let sent = ctx.writer(&desired.object).replace(&url, &desired.name, &secret, FIELD_MANAGER).await;
     sent.map_err(|error| failure(desired, "update", &error))
 }
 
@@ -116,7 +116,7 @@ fn bound_to(ctx: &Context, desired: &Desired, written: &impl Resource) -> Bindin
     let (uid, version) = (written.meta().uid.clone(), written.meta().resource_version.clone());
     if let (Some(uid), Some(version)) = (&uid, &version) {
         let key = ObjectKey::new(&desired.namespace, &desired.name);
-        ctx.state.target_written(&key, Seen::There { uid: uid.clone(), version: version.clone() });
+        ctx.state.target_written(&key, Seen::There { uid: uid.as_str().into(), version: version.as_str().into() });
     }
     Binding { name: desired.name.clone(), uid, resource_version: version, data_hash: Some(desired.hash.clone()) }
 }
@@ -132,14 +132,14 @@ async fn get(ctx: &Context, desired: &Desired) -> Result<Option<Secret>, ApplyEr
 
 async fn create(ctx: &Context, desired: &Desired) -> Result<kube_io::Meta, ApplyError> {
     ctx.metrics.api_request("create", "secrets");
-    let sent = kube_io::create(&ctx.client, api(ctx, desired).resource_url(), &desired.manifest(None), FIELD_MANAGER).await;
+    let sent = ctx.writer(&desired.object).create(api(ctx, desired).resource_url(), &desired.manifest(None), FIELD_MANAGER).await;
     sent.map_err(|error| failure(desired, "create", &error))
 }
 
 async fn replace(ctx: &Context, desired: &Desired, existing: &Secret) -> Result<kube_io::Meta, ApplyError> {
     ctx.metrics.api_request("update", "secrets");
     let url = api(ctx, desired).resource_url().to_owned();
-    let sent = kube_io::replace(&ctx.client, &url, &desired.name, &desired.replacement(existing), FIELD_MANAGER).await;
+    let sent = ctx.writer(&desired.object).replace(&url, &desired.name, &desired.replacement(existing), FIELD_MANAGER).await;
     sent.map_err(|error| failure(desired, "update", &error))
 }
 
@@ -148,7 +148,7 @@ async fn server_side_apply(ctx: &Context, desired: &Desired, existing: Option<&S
     ctx.metrics.api_request("patch", "secrets");
     let uid = existing.and_then(|s| s.metadata.uid.as_deref());
     let url = api(ctx, desired).resource_url().to_owned();
-    let sent = kube_io::apply(&ctx.client, &url, &desired.name, &desired.manifest(uid), &desired.merge_manager()).await;
+    let sent = ctx.writer(&desired.object).apply(&url, &desired.name, &desired.manifest(uid), &desired.merge_manager()).await;
     sent.map_err(|error| failure(desired, "patch", &error))
 }
 
@@ -184,7 +184,7 @@ pub async fn delete(ctx: &Context, object: &ExternalSecret, seen: &Seen, binding
     let found = secrets.get_opt(&binding.name).await.map_err(|_| ApplyError::Api(format!("{name}: get failed")))?;
     let Some(existing) = found else { return Ok(false) };
     let mine = object.metadata.uid.as_deref().is_some_and(|own| owned_by(&existing, own));
-    if !mine || binding.uid.as_deref() != Some(uid) || existing.metadata.uid.as_deref() != Some(uid) {
+    if !mine || binding.uid.as_deref() != Some(&**uid) || existing.metadata.uid.as_deref() != Some(&**uid) {
         let object = object.name_any();
         return Err(ApplyError::Refused(format!(
             "{name} is not the one that ExternalSecret {object} wrote and owns; it is not deleted"
@@ -192,10 +192,10 @@ pub async fn delete(ctx: &Context, object: &ExternalSecret, seen: &Seen, binding
     }
     let version = existing.metadata.resource_version.clone();
     ctx.metrics.api_request("delete", "secrets");
-    let only = Preconditions { uid: Some(uid.clone()), resource_version: version };
-    let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
-    match secrets.delete(&binding.name, &params).await {
-        Ok(_) => {
+    let only = Preconditions { uid: Some(uid.to_string()), resource_version: version };
+    let key = ObjectKey::new(namespace, &object.name_any());
+    match ctx.writer(&key).delete(secrets.resource_url(), &binding.name, only).await {
+        Ok(()) => {
             ctx.state.target_removed(&ObjectKey::new(namespace, &binding.name));
             Ok(true)
         }

@@ -1,0 +1,220 @@
+//! How many calls a store's provider gets: a bound on those at once and on those begun in a second, both narrower for a while
+//! after the provider asked for less. Pure: `now` is an argument.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Annotation of a store: calls at once.
+pub const ANNOTATION_CONCURRENCY: &str = "lockstep.dev/max-concurrent-calls";
+/// Annotation of a store: calls begun in a second.
+pub const ANNOTATION_RATE: &str = "lockstep.dev/max-calls-per-second";
+
+/// Bounds that people set.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// Calls at once; none: what suits the provider.
+    pub concurrency: Option<usize>,
+    /// Calls begun in a second; none: as many as there are.
+    pub per_second: Option<f64>,
+}
+
+impl Limits {
+    /// Those of a store's annotations, and where it has none, those of the command line.
+    ///
+    /// # Errors
+    /// A sentence that names the annotation.
+    pub fn of(annotations: Option<&BTreeMap<String, String>>, default: Self) -> Result<Self, String> {
+        let text = |name: &str| annotations.and_then(|all| all.get(name)).map(|text| text.trim());
+        let wrong = |name: &str, what: &str| format!("metadata.annotations[{name}] is no {what}");
+        let concurrency = match text(ANNOTATION_CONCURRENCY).map(str::parse::<usize>) {
+            None => default.concurrency,
+            Some(Ok(n)) if (1..=1024).contains(&n) => Some(n),
+            Some(_) => return Err(wrong(ANNOTATION_CONCURRENCY, "number from 1 to 1024")),
+        };
+        let per_second = match text(ANNOTATION_RATE).map(str::parse::<f64>) {
+            None => default.per_second,
+            Some(Ok(rate)) if rate.is_finite() && rate >= 0.01 => Some(rate),
+            Some(_) => return Err(wrong(ANNOTATION_RATE, "number of at least 0.01")),
+        };
+        Ok(Self { concurrency, per_second })
+    }
+}
+
+/// Whether a call may begin.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Permission {
+    /// Now; it counts.
+    Now,
+    /// Not before then.
+    At(Instant),
+    /// Not before another one ends.
+    WhenOneEnds,
+}
+
+/// What is left after the provider asked for less, at least.
+const LEAST: f64 = 1.0 / 64.0;
+/// How much of the whole comes back in a second.
+const RECOVERY: f64 = 0.02;
+
+/// Grants calls.
+#[derive(Debug)]
+pub struct Limiter {
+    limits: Limits,
+    suits: usize,
+    running: usize,
+    /// Share of the whole that is allowed: 1 unless the provider throttles.
+    share: f64,
+    /// Calls a second at the time of the first throttling, where no bound is set.
+    whole: Option<f64>,
+    credit: f64,
+    counted: Instant,
+    window: (Instant, u32),
+    /// Calls a second in the last full second.
+    observed: f64,
+}
+
+impl Limiter {
+    /// Grants `suits` calls at once, unless limits say otherwise.
+    pub fn new(suits: usize, limits: Limits, now: Instant) -> Self {
+        let window = (now, 0);
+        Self { limits, suits, running: 0, share: 1.0, whole: None, credit: 1.0, counted: now, window, observed: 0.0 }
+    }
+
+    /// Takes other limits from here on.
+    pub fn set(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// What is granted: calls at once, and calls a second if they are bounded.
+    pub fn granted(&self) -> (usize, Option<f64>) {
+        let most = self.limits.concurrency.unwrap_or(self.suits).max(1);
+        let rate = match (self.limits.per_second, self.whole) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        (((most as f64 * self.share) as usize).max(1), rate.map(|rate| (rate * self.share).max(0.01)))
+    }
+
+    fn count(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.counted).as_secs_f64();
+        self.counted = self.counted.max(now);
+        if self.share < 1.0 {
+            self.share = (self.share + passed * RECOVERY).min(1.0);
+            if self.share >= 1.0 {
+                self.whole = None;
+            }
+        }
+        let since = now.saturating_duration_since(self.window.0);
+        if since >= Duration::from_secs(1) {
+            self.observed = f64::from(self.window.1) / since.as_secs_f64();
+            self.window = (now, 0);
+        }
+        if let (_, Some(rate)) = self.granted() {
+            self.credit = (self.credit + passed * rate).min((rate / 10.0).max(1.0));
+        }
+    }
+
+    /// Asks for a call.
+    pub fn take(&mut self, now: Instant) -> Permission {
+        self.count(now);
+        let (most, rate) = self.granted();
+        if self.running >= most {
+            return Permission::WhenOneEnds;
+        }
+        if let Some(rate) = rate {
+            if self.credit < 1.0 - 1e-9 {
+                return Permission::At(now + Duration::from_secs_f64((1.0 - self.credit) / rate));
+            }
+            self.credit -= 1.0;
+        }
+        self.running += 1;
+        self.window.1 += 1;
+        Permission::Now
+    }
+
+    /// A call has ended.
+    pub fn ended(&mut self, throttled: bool, now: Instant) {
+        self.running = self.running.saturating_sub(1);
+        self.count(now);
+        if throttled {
+            let lately = self.observed.max(f64::from(self.window.1)).max(1.0);
+            self.whole = Some(self.whole.unwrap_or(lately));
+            self.share = (self.share / 2.0).max(LEAST);
+            self.credit = self.credit.min(1.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begun_in(limiter: &mut Limiter, start: Instant, seconds: u64) -> usize {
+        let mut begun = 0;
+        for ms in 0..seconds * 1000 {
+            let now = start + Duration::from_millis(ms);
+            while limiter.take(now) == Permission::Now {
+                limiter.ended(false, now);
+                begun += 1;
+                if begun > 100_000 || limiter.granted().1.is_none() {
+                    break;
+                }
+            }
+        }
+        begun
+    }
+
+    #[test]
+    fn annotations_go_before_flags_and_nonsense_is_named() {
+        let map = |k: &str, v: &str| Some(BTreeMap::from([(k.to_owned(), v.to_owned())]));
+        let flags = Limits { concurrency: Some(4), per_second: None };
+        assert_eq!(Limits::of(None, flags), Ok(flags));
+        let both = Limits::of(map(ANNOTATION_RATE, "2.5").as_ref(), flags).unwrap();
+        assert_eq!(both, Limits { concurrency: Some(4), per_second: Some(2.5) });
+        assert_eq!(Limits::of(map(ANNOTATION_CONCURRENCY, "7").as_ref(), flags).unwrap().concurrency, Some(7));
+        for (name, value) in
+            [(ANNOTATION_RATE, "0"), (ANNOTATION_RATE, "NaN"), (ANNOTATION_RATE, "-1"), (ANNOTATION_CONCURRENCY, "0")]
+        {
+            assert!(Limits::of(map(name, value).as_ref(), flags).unwrap_err().contains(name));
+        }
+    }
+
+    #[test]
+    fn a_rate_is_kept_and_calls_at_once_are_bounded() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(16, Limits { concurrency: Some(2), per_second: Some(20.0) }, start);
+        let begun = begun_in(&mut limiter, start, 10);
+        assert!((195..=205).contains(&begun), "{begun}");
+        let mut limiter = Limiter::new(16, Limits { concurrency: Some(2), per_second: None }, start);
+        assert_eq!([(); 3].map(|()| limiter.take(start)), [Permission::Now, Permission::Now, Permission::WhenOneEnds]);
+        limiter.ended(false, start);
+        assert_eq!(limiter.take(start), Permission::Now);
+    }
+
+    #[test]
+    fn throttling_halves_what_is_granted_and_it_comes_back_slowly() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(16, Limits::default(), start);
+        assert_eq!(limiter.granted(), (16, None));
+        for ms in 0..1000 {
+            assert_eq!(limiter.take(start + Duration::from_millis(ms)), Permission::Now);
+            limiter.ended(false, start + Duration::from_millis(ms));
+        }
+        let now = start + Duration::from_secs(1);
+        assert_eq!(limiter.take(now), Permission::Now);
+        limiter.ended(true, now);
+        let (most, rate) = limiter.granted();
+        assert_eq!(most, 8);
+        assert!((450.0..=550.0).contains(&rate.unwrap()), "half of the thousand a second: {rate:?}");
+        for _ in 0..20 {
+            limiter.ended(true, now);
+        }
+        assert_eq!(limiter.granted().0, 1, "never nothing");
+        assert!(begun_in(&mut limiter, now, 60) > 0);
+        let later = now + Duration::from_secs(120);
+        assert_eq!(limiter.take(later), Permission::Now);
+        assert_eq!(limiter.granted(), (16, None), "all of it is back");
+    }
+}
