@@ -11,5 +11,6 @@ pub mod harness;
 pub mod operator;
 pub mod process;
 pub mod proxy;
+pub mod scale;
 pub mod table;
 pub mod vault;

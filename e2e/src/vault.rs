@@ -136,4 +136,25 @@ impl Vault {
         };
         log.lines().filter(counts).count()
     }
+
+    /// Reads of paths that begin with `prefix`, in each of so many seconds from `begun` on.
+    pub fn requests_by_second(&self, prefix: &str, begun: std::time::SystemTime, seconds: u64) -> Vec<u64> {
+        let begun = jiff::Timestamp::try_from(begun).expect("a time");
+        let mut all = vec![0; usize::try_from(seconds).expect("a number of seconds")];
+        for line in std::fs::read_to_string(&self.audit).unwrap_or_default().lines() {
+            let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
+            let request = &entry["request"];
+            let counts = entry["type"] == "request" && request["operation"] == "read";
+            if !counts || !request["path"].as_str().is_some_and(|p| p.starts_with(prefix)) {
+                continue;
+            }
+            let Some(Ok(at)) = entry["time"].as_str().map(str::parse::<jiff::Timestamp>) else { continue };
+            if let Some(count) = usize::try_from(at.duration_since(begun).as_secs()).ok().and_then(|s| all.get_mut(s))
+                && at >= begun
+            {
+                *count += 1;
+            }
+        }
+        all
+    }
 }

@@ -35,7 +35,7 @@ static MARKS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 fn marks(object: &ExternalSecret) -> u64 {
     let meta = &object.metadata;
 
-    MARKS.hash_one(&(&meta.uid, meta.generation, meta.deletion_timestamp.is_some(), &meta.labels, &meta.annotations))
+    MARKS.hash_one((&meta.uid, meta.generation, meta.deletion_timestamp.is_some(), &meta.labels, &meta.annotations))
 }
 
 /// Whether an object wants the whole of its target.

@@ -1,0 +1,446 @@
+//! What happens to the operator, and what is asked of it: one function a scenario.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use futures::StreamExt;
+use kube::api::{Api, Patch, PatchParams};
+use lockstep_crds::ClusterSecretStore;
+use serde_json::{Value, json};
+
+use super::bare::Job;
+use super::measure::{difference, requests};
+use super::report::{Report, note};
+use super::{Bench, Layout, Options, cluster_store_ref};
+use crate::harness;
+use crate::operator::{Operator, sum};
+use crate::proxy::Proxy;
+use crate::vault::ROOT;
+
+type Outcome = Result<Report, String>;
+
+async fn stopped(operator: Operator) -> Result<(), String> {
+    operator.process.signal("TERM");
+    if operator.process.wait_gone(Duration::from_secs(10)) { Ok(()) } else { Err("the operator did not stop".into()) }
+}
+
+fn resident(operators: &[&Operator]) -> f64 {
+    operators.iter().map(|o| o.process.usage().rss as f64 / 1e6).sum()
+}
+
+/// N new objects at once; then an unchanged refresh of all, and a restart.
+pub async fn burst(options: &Options, objects: u64, sharing: u64) -> Outcome {
+    let bench = Bench::start(options).await?;
+    let layout = Layout::new(objects, sharing, "scale");
+    note(&format!("{objects} writes of the bare client: a Secret and a status each"));
+    let bare = bench.bare(&layout, Job::Sync).await?;
+    note(&format!("making {objects} ExternalSecrets on {} remote secrets", layout.distinct()));
+    bench.seed_all(&layout, "1h").await;
+    let observer = bench.observe();
+    note("the operator starts");
+    let operator = bench.operator("burst", &[]);
+    let watch = bench.measure(&[&operator], &observer, true);
+    observer.wait("all Secrets exist", |o| o.secrets() as u64 >= objects).await?;
+    let all_secrets = watch.begun.elapsed().as_secs_f64();
+    observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
+    let seconds = watch.begun.elapsed().as_secs_f64();
+    let text = bench.settle(&operator).await;
+    let mut ours = watch.stop(seconds, &observer);
+    ours.requests = requests(&text);
+    ours.reads = bench.reads();
+    let saved = sum(&text, "lockstep_provider_calls_saved_total", &[]);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let after = resident(&[&operator]);
+
+    note("an unchanged refresh of all objects");
+    // A person's edit of the store makes every object ask again at once; the values are what they were.
+    let stores: Api<ClusterSecretStore> = Api::all(bench.client.clone());
+    let patch = json!({"spec": {"refreshInterval": 301}});
+    stores.patch("scale", &PatchParams::default(), &Patch::Merge(&patch)).await.map_err(|e| e.to_string())?;
+    harness::eventually("all are read again", async || (bench.reads() >= ours.reads + layout.distinct()).then_some(())).await;
+    let refreshed = difference(&requests(&bench.settle(&operator).await), &requests(&text));
+    let writes = |of: &std::collections::BTreeMap<String, u64>| {
+        of.iter().filter(|(k, _)| !k.starts_with("get ") && !k.ends_with(" events")).map(|(_, v)| v).sum::<u64>() as f64
+    };
+    let peak = operator.process.usage().peak_rss as f64 / 1e6;
+
+    note("a restart with all objects synced");
+    stopped(operator).await?;
+    let reads = bench.reads();
+    let again = bench.operator("again", &[]);
+    again.wait_working();
+    let restarted = requests(&bench.settle(&again).await);
+    let more = vec![
+        ("all_secrets_s", "all Secrets exist after, s", all_secrets),
+        ("all_ready_s", "all objects Ready after, s", seconds),
+        ("distinct_remote_secrets", "distinct remote secrets", layout.distinct() as f64),
+        ("provider_calls_saved", "provider calls saved", saved as f64),
+        ("rss_after_mb", "memory 10 s after, MB", after),
+        ("rss_peak_refresh_mb", "peak memory with an unchanged refresh of all, MB", peak),
+        ("unchanged_refresh_writes", "API writes, unchanged refresh of all", writes(&refreshed)),
+        ("restart_provider_reads", "provider reads, restart", (bench.reads() - reads) as f64),
+        ("restart_writes", "API writes, restart", writes(&restarted)),
+    ];
+    let title = format!("{objects} new ExternalSecrets at once, two keys of one of {} remote secrets each", layout.distinct());
+    Ok(Report { scenario: "burst", title, objects, ours, bare: Some(bare), more, reads_by_second: Vec::new() })
+}
+
+/// Objects synced by an operator that goes on.
+async fn synced(
+    bench: &Bench,
+    layout: &Layout,
+    interval: &str,
+    server: &str,
+) -> Result<(Operator, std::sync::Arc<super::measure::Observer>), String> {
+    note(&format!(
+        "making {} ExternalSecrets on {} remote secrets, refreshed every {interval}",
+        layout.objects,
+        layout.distinct()
+    ));
+    bench.prepare(layout).await;
+    bench.cluster_store(server, &layout.namespace_at(0), ROOT).await;
+    let observer = bench.observe();
+    let operator = bench.operator("operator", &["--heartbeat", "5m"]);
+    operator.wait_working();
+    bench.seed(layout, interval, &cluster_store_ref).await;
+    observer.wait("all objects are Ready", |o| o.ready() as u64 >= layout.objects).await?;
+    bench.settle(&operator).await;
+    Ok((operator, observer))
+}
+
+/// Objects that are refreshed with nothing changed; then one in a hundred remote secrets changes.
+pub async fn steady(options: &Options, objects: u64, sharing: u64, interval: Duration, minutes: u64) -> Outcome {
+    let bench = Bench::start(options).await?;
+    let layout = Layout::new(objects, sharing, "scale");
+    let changing = layout.distinct().div_ceil(100);
+    let bare_layout = Layout::new(changing * sharing, sharing, "changing");
+    note(&format!("the bare client updates {} objects: what a change of one in a hundred needs", bare_layout.objects));
+    let bare = bench.bare(&bare_layout, Job::Update).await?;
+    let text = format!("{}s", interval.as_secs());
+    let (operator, observer) = synced(&bench, &layout, &text, &bench.harness.vault.url).await?;
+    // The first interval after a burst is told apart: from the second one on every object has its phase.
+    note("an interval passes, so that every object has its phase");
+    tokio::time::sleep(interval + Duration::from_secs(5)).await;
+    note(&format!("{minutes} min with nothing changed"));
+    let (before, begun) = (operator.metrics().await, SystemTime::now());
+    let watch = bench.measure(&[&operator], &observer, false);
+    let window = Duration::from_secs(minutes * 60);
+    tokio::time::sleep(window).await;
+    let reads_by_second = bench.harness.vault.requests_by_second("secret/data/", begun, window.as_secs());
+    let quiet = watch.stop(window.as_secs_f64(), &observer);
+    let after = operator.metrics().await;
+    let unchanged = difference(&requests(&after), &requests(&before));
+    let refreshes = sum(&after, "lockstep_reconciles_total", &["ExternalSecret"])
+        - sum(&before, "lockstep_reconciles_total", &["ExternalSecret"]);
+    let heartbeats = unchanged.get("patch externalsecrets/status").copied().unwrap_or(0);
+    let others: u64 =
+        unchanged.iter().filter(|(k, _)| !k.starts_with("get ") && *k != "patch externalsecrets/status").map(|(_, v)| v).sum();
+    let mean = reads_by_second.iter().sum::<u64>() as f64 / reads_by_second.len().max(1) as f64;
+
+    note(&format!("{changing} remote secrets change"));
+    let watch = bench.measure(&[&operator], &observer, false);
+    futures::stream::iter(0..changing)
+        .for_each_concurrent(16, |i| {
+            let (vault, key) = (&bench.harness.vault, layout.remote(i));
+            async move { vault.put(&key, json!({"user": "changed", "password": format!("changed-{i}")})).await }
+        })
+        .await;
+    let begun = watch.begun;
+    let users = (0..objects).filter(|i| i % layout.distinct() < changing).count();
+    observer.wait("all changes have arrived", |o| o.latencies(begun).len() >= users).await?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let text = bench.settle(&operator).await;
+    let mut ours = watch.stop(seconds, &observer);
+    ours.requests = difference(&requests(&text), &requests(&after));
+    ours.reads = reads_by_second.iter().sum();
+    ours.series = quiet.series;
+    let core = quiet.cpu.as_secs_f64() / window.as_secs_f64() * 100.0;
+    let more = vec![
+        ("unchanged_cpu_percent", "CPU while nothing changes, % of a core", core),
+        ("unchanged_refreshes", "refreshes while nothing changes", refreshes as f64),
+        ("unchanged_heartbeats", "heartbeats written meanwhile", heartbeats as f64),
+        ("unchanged_refresh_writes", "other API writes meanwhile", others as f64),
+        ("distinct_remote_secrets", "distinct remote secrets", layout.distinct() as f64),
+        ("reads_per_second_mean", "provider reads in a second, mean", mean),
+        ("reads_per_second_peak", "provider reads in a second, peak", reads_by_second.iter().max().copied().unwrap_or(0) as f64),
+        ("changed_objects", "objects whose remote secret changed", users as f64),
+    ];
+    let title = format!("{objects} objects refreshed every {} s for {minutes} min, then 1 % changing", interval.as_secs());
+    Ok(Report { scenario: "steady", title, objects: users as u64, ours, bare: Some(bare), more, reads_by_second })
+}
+
+/// One remote secret in many namespaces.
+pub async fn fan_out(options: &Options, objects: u64) -> Outcome {
+    let bench = Bench::start(options).await?;
+    let layout = Layout::new(objects, objects, "scale").over(objects);
+    let bare = bench.bare(&layout, Job::Sync).await?;
+    bench.seed_all(&layout, "30s").await;
+    let observer = bench.observe();
+    let operator = bench.operator("fan-out", &[]);
+    let watch = bench.measure(&[&operator], &observer, true);
+    observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
+    let seconds = watch.begun.elapsed().as_secs_f64();
+    let text = bench.settle(&operator).await;
+    let mut ours = watch.stop(seconds, &observer);
+    ours.requests = requests(&text);
+    ours.reads = bench.reads();
+    note("four intervals pass");
+    tokio::time::sleep(Duration::from_secs(32)).await;
+    let (reads, begun) = (bench.reads(), SystemTime::now());
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let per_interval = (bench.reads() - reads) as f64 / 3.0;
+    let more = vec![
+        ("all_ready_s", "all objects Ready after, s", seconds),
+        ("distinct_remote_secrets", "distinct remote secrets", 1.0),
+        ("reads_per_interval", "provider reads in an interval of 30 s", per_interval),
+    ];
+    let title = format!("one remote secret in {objects} namespaces");
+    let reads_by_second = bench.harness.vault.requests_by_second("secret/data/", begun, 90);
+    Ok(Report { scenario: "fan-out", title, objects, ours, bare: Some(bare), more, reads_by_second })
+}
+
+/// Many SecretStores, an object each.
+pub async fn stores(options: &Options, objects: u64) -> Outcome {
+    let bench = Bench::start(options).await?;
+    let layout = Layout::new(objects, 1, "scale").over(objects.div_ceil(100));
+    let bare = bench.bare(&layout, Job::Sync).await?;
+    bench.prepare(&layout).await;
+    for n in 0..layout.namespaces {
+        bench.token(&layout.namespace_at(n), ROOT).await;
+    }
+    futures::stream::iter(0..objects)
+        .for_each_concurrent(32, |i| {
+            let auth = json!({"tokenSecretRef": {"name": "vault-token", "key": "token"}});
+            let store = json!({"apiVersion": "external-secrets.io/v1", "kind": "SecretStore", "metadata": {"name": format!("store-{i}")},
+                "spec": {"provider": {"vault": {"server": bench.harness.vault.url, "path": "secret", "auth": auth}}}});
+            let (client, namespace) = (&bench.client, layout.namespace(i));
+            async move { drop(harness::apply(client, Some(&namespace), store).await.expect("the store")) }
+        })
+        .await;
+    bench.seed(&layout, "1h", &|i| json!({"name": format!("store-{i}")})).await;
+    let observer = bench.observe();
+    let operator = bench.operator("stores", &[]);
+    let watch = bench.measure(&[&operator], &observer, true);
+    observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
+    let seconds = watch.begun.elapsed().as_secs_f64();
+    let text = bench.settle(&operator).await;
+    let mut ours = watch.stop(seconds, &observer);
+    ours.requests = requests(&text);
+    ours.reads = bench.reads();
+    let more = vec![
+        ("all_ready_s", "all objects Ready after, s", seconds),
+        ("distinct_remote_secrets", "distinct remote secrets", objects as f64),
+        (
+            "provider_validations",
+            "validations of stores",
+            sum(&text, "lockstep_provider_calls_total", &["call=\"validate\""]) as f64,
+        ),
+    ];
+    let title = format!("{objects} SecretStores with an object each");
+    Ok(Report { scenario: "stores", title, objects, ours, bare: Some(bare), more, reads_by_second: Vec::new() })
+}
+
+/// A restart with all objects synced.
+pub async fn restart(options: &Options, objects: u64, sharing: u64) -> Outcome {
+    let bench = Bench::start(options).await?;
+    let layout = Layout::new(objects, sharing, "scale");
+    let (operator, observer) = synced(&bench, &layout, "1h", &bench.harness.vault.url).await?;
+    stopped(operator).await?;
+    note("the bare client lists what an operator has to know");
+    let bare = bench.bare_list(&layout).await?;
+    let reads = bench.reads();
+    let again = bench.operator("again", &[]);
+    let watch = bench.measure(&[&again], &observer, true);
+    again.wait_working();
+    let filled = watch.begun.elapsed().as_secs_f64();
+    let text = bench.settle(&again).await;
+    let seconds = watch.begun.elapsed().as_secs_f64();
+    let mut ours = watch.stop(seconds, &observer);
+    ours.requests = requests(&text);
+    ours.reads = bench.reads() - reads;
+    let writes = ours.writes() as f64;
+    let more = vec![
+        ("caches_filled_s", "caches filled after, s", filled),
+        ("restart_provider_reads", "provider reads, restart", ours.reads as f64),
+        ("restart_writes", "API writes, restart", writes),
+        ("distinct_remote_secrets", "distinct remote secrets", layout.distinct() as f64),
+    ];
+    let title = format!("a restart with {objects} synced objects");
+    Ok(Report { scenario: "restart", title, objects, ours, bare: Some(bare), more, reads_by_second: Vec::new() })
+}
+
+/// A store with a wrong token gets the right one.
+pub async fn store_fix(options: &Options, objects: u64, sharing: u64) -> Outcome {
+    let bench = Bench::start(options).await?;
+    let layout = Layout::new(objects, sharing, "scale");
+    let bare = bench.bare(&layout, Job::Sync).await?;
+    bench.prepare(&layout).await;
+    bench.cluster_store(&bench.harness.vault.url, &layout.namespace_at(0), "wrong").await;
+    bench.seed(&layout, "1h", &cluster_store_ref).await;
+    let observer = bench.observe();
+    let operator = bench.operator("fix", &[]);
+    operator.wait_working();
+    harness::eventually("all objects have failed", async || {
+        let text = operator.metrics().await;
+        (sum(&text, "lockstep_objects", &["kind=\"ExternalSecret\"", "ready=\"false\""]) >= objects).then_some(())
+    })
+    .await;
+    let before = bench.settle(&operator).await;
+    let (reads, watch) = (bench.reads(), bench.measure(&[&operator], &observer, false));
+    bench.token(&layout.namespace_at(0), ROOT).await;
+    observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
+    let seconds = watch.begun.elapsed().as_secs_f64();
+    let (first, _) = observer.ready_after(watch.begun).unwrap_or_default();
+    let text = bench.settle(&operator).await;
+    let mut ours = watch.stop(seconds, &observer);
+    ours.requests = difference(&requests(&text), &requests(&before));
+    ours.reads = bench.reads() - reads;
+    let more = vec![
+        ("first_ready_s", "first object Ready after the fix, s", first),
+        ("all_ready_s", "all objects Ready after the fix, s", seconds),
+        ("distinct_remote_secrets", "distinct remote secrets", layout.distinct() as f64),
+    ];
+    let title = format!("a store of {objects} objects gets the right token");
+    Ok(Report { scenario: "store-fix", title, objects, ours, bare: Some(bare), more, reads_by_second: Vec::new() })
+}
+
+/// Vault goes away for a minute under steady load, and comes back.
+pub async fn outage(options: &Options, objects: u64, sharing: u64, interval: Duration) -> Outcome {
+    let bench = Bench::start(options).await?;
+    let layout = Layout::new(objects, sharing, "scale");
+    note("the bare client patches a status twice for each object: what it takes to say that it failed and that it works again");
+    let bare = bench.bare(&Layout::new(objects, sharing, "told"), Job::Sync).await?;
+    let proxy = Proxy::to(bench.harness.vault.url.trim_start_matches("http://"));
+    let text = format!("{}s", interval.as_secs());
+    let (operator, observer) = synced(&bench, &layout, &text, &format!("http://{}", proxy.address)).await?;
+    tokio::time::sleep(interval + Duration::from_secs(5)).await;
+    let (before, begun) = (operator.metrics().await, SystemTime::now());
+    let watch = bench.measure(&[&operator], &observer, false);
+    note("a minute of steady load");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    note("Vault is away for a minute");
+    proxy.take_away();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let failed = objects - observer.ready() as u64;
+    note(&format!("Vault is back; {failed} objects had become due meanwhile"));
+    let back = Instant::now();
+    proxy.bring_back();
+    observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
+    let recovered = back.elapsed().as_secs_f64();
+    let kept = bench.count_secrets(&layout).await? as f64;
+    let left = Duration::from_secs(200).saturating_sub(watch.begun.elapsed());
+    tokio::time::sleep(left).await;
+    let seconds = watch.begun.elapsed().as_secs_f64();
+    let mut ours = watch.stop(seconds, &observer);
+    ours.requests = difference(&requests(&operator.metrics().await), &requests(&before));
+    let reads_by_second = bench.harness.vault.requests_by_second("secret/data/", begun, seconds as u64);
+    ours.reads = reads_by_second.iter().sum();
+    let steady = layout.distinct() as f64 / interval.as_secs_f64();
+    let after = &reads_by_second[120.min(reads_by_second.len())..];
+    let more = vec![
+        ("steady_reads_per_second", "provider reads in a second that the objects ask for", steady),
+        (
+            "return_reads_per_second_peak",
+            "provider reads in a second after the return, peak",
+            after.iter().max().copied().unwrap_or(0) as f64,
+        ),
+        ("failed_objects", "objects that became due meanwhile", failed as f64),
+        ("recovered_s", "all objects Ready after the return, s", recovered),
+        ("secrets_kept", "Secrets that are still there", kept),
+        ("distinct_remote_secrets", "distinct remote secrets", layout.distinct() as f64),
+    ];
+    let title = format!("Vault away for a minute with {objects} objects refreshed every {} s", interval.as_secs());
+    Ok(Report { scenario: "outage", title, objects, ours, bare: Some(bare), more, reads_by_second })
+}
+
+/// All objects go, and their Secrets with them.
+pub async fn delete(options: &Options, objects: u64, sharing: u64) -> Outcome {
+    let bench = Bench::start(options).await?;
+    let layout = Layout::new(objects, sharing, "scale");
+    let (operator, observer) = synced(&bench, &layout, "1h", &bench.harness.vault.url).await?;
+    let before = bench.settle(&operator).await;
+    let rss = resident(&[&operator]);
+    let watch = bench.measure(&[&operator], &observer, false);
+    bench.remove(&layout).await?;
+    observer.wait("all Secrets are gone", |o| o.secrets() == 0).await?;
+    let seconds = watch.begun.elapsed().as_secs_f64();
+    let text = bench.settle(&operator).await;
+    let mut ours = watch.stop(seconds, &observer);
+    ours.requests = difference(&requests(&text), &requests(&before));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let after = resident(&[&operator]);
+    stopped(operator).await?;
+    note("the same once more without an operator: what the API server and its garbage collector need for themselves");
+    let again = bench.operator("again", &[]);
+    again.wait_working();
+    bench.seed(&layout, "1h", &cluster_store_ref).await;
+    observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
+    bench.settle(&again).await;
+    stopped(again).await?;
+    let watch = bench.measure(&[], &observer, false);
+    bench.remove(&layout).await?;
+    observer.wait("all Secrets are gone", |o| o.secrets() == 0).await?;
+    let alone = watch.begun.elapsed().as_secs_f64();
+    let bare = watch.stop(alone, &observer);
+    let more = vec![
+        ("all_gone_s", "all Secrets gone after, s", seconds),
+        ("all_gone_without_operator_s", "the same without an operator, s", alone),
+        ("rss_before_mb", "memory before, MB", rss),
+        ("rss_after_mb", "memory after, MB", after),
+    ];
+    let title = format!("{objects} objects are deleted");
+    Ok(Report { scenario: "delete", title, objects, ours, bare: Some(bare), more, reads_by_second: Vec::new() })
+}
+
+/// A burst with some replicas, each on its share of 16 shards.
+pub async fn replicas(options: &Options, objects: u64, sharing: u64, replicas: u64) -> Outcome {
+    let bench = Bench::start(options).await?;
+    let layout = Layout::new(objects, sharing, "scale");
+    let bare = bench.bare(&layout, Job::Sync).await?;
+    bench.prepare(&layout).await;
+    bench.cluster_store(&bench.harness.vault.url, &layout.namespace_at(0), "wrong").await;
+    let observer = bench.observe();
+    let all: Vec<Operator> = (0..replicas).map(|i| bench.operator(&format!("replica-{i}"), &["--shards", "16"])).collect();
+    let operators: Vec<&Operator> = all.iter().collect();
+    // All are at work on their shares before the objects can be synced.
+    bench.seed(&layout, "1h", &cluster_store_ref).await;
+    harness::eventually("all objects have failed, each in one replica", async || {
+        let mut failed = Vec::new();
+        for operator in &operators {
+            let text = operator.metrics().await;
+            failed.push(sum(&text, "lockstep_objects", &["kind=\"ExternalSecret\"", "ready=\"false\""]));
+        }
+        (failed.iter().sum::<u64>() == objects && failed.iter().all(|n| *n > 0)).then_some(())
+    })
+    .await;
+    let mut before = std::collections::BTreeMap::new();
+    for operator in &operators {
+        add(&mut before, &requests(&bench.settle(operator).await));
+    }
+    let (reads, watch) = (bench.reads(), bench.measure(&operators, &observer, false));
+    bench.token(&layout.namespace_at(0), ROOT).await;
+    observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
+    let seconds = watch.begun.elapsed().as_secs_f64();
+    let mut after = std::collections::BTreeMap::new();
+    for operator in &operators {
+        add(&mut after, &requests(&bench.settle(operator).await));
+    }
+    let mut ours = watch.stop(seconds, &observer);
+    ours.requests = difference(&after, &before);
+    ours.reads = bench.reads() - reads;
+    let more = vec![
+        ("replicas", "replicas", replicas as f64),
+        ("all_ready_s", "all objects Ready after, s", seconds),
+        ("distinct_remote_secrets", "distinct remote secrets", layout.distinct() as f64),
+    ];
+    let title = format!("{objects} objects of a store that gets the right token, with {replicas} replicas at work");
+    Ok(Report { scenario: "replicas", title, objects, ours, bare: Some(bare), more, reads_by_second: Vec::new() })
+}
+
+fn add(all: &mut std::collections::BTreeMap<String, u64>, more: &std::collections::BTreeMap<String, u64>) {
+    more.iter().for_each(|(k, v)| *all.entry(k.clone()).or_default() += v);
+}
+
+/// Figures of several reports as one JSON value.
+pub fn together(mut reports: Vec<Value>) -> Value {
+    if reports.len() == 1 { reports.remove(0) } else { Value::Array(reports) }
+}
