@@ -16,6 +16,7 @@ use crate::events::Events;
 use crate::keys::{ObjectKey, StoreKey};
 use crate::kube_io::Writer;
 use crate::limits::Limits;
+use crate::malformed::Malformed;
 use crate::metrics::{Live, Metrics, ObjectSample};
 #[cfg(test)]
 use crate::ownership::Hold;
@@ -84,6 +85,10 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Which objects this replica may write.
     pub ownership: Arc<Ownership>,
+    /// ExternalSecrets that do not parse.
+    pub malformed_objects: Malformed<ObjectKey>,
+    /// Stores that do not parse.
+    pub malformed_stores: Malformed<StoreKey>,
     /// Whether every watch has shown all there was at the start.
     pub filled: AtomicBool,
     /// Bounds writes to the API server.
@@ -139,6 +144,8 @@ impl Context {
                 stores,
                 events: Events::new(client.clone(), metrics.clone(), ownership.clone()),
                 ownership,
+                malformed_objects: Malformed::default(),
+                malformed_stores: Malformed::default(),
                 filled: AtomicBool::new(false),
                 writes: Semaphore::new(options.concurrency.max(1)),
                 metrics,
@@ -174,17 +181,39 @@ impl Context {
     /// A shard is this replica's from now on: its objects are looked at as after a start.
     pub fn shard_gained(&self, shard: usize) {
         let now = Instant::now();
+        self.ownership.begin_epoch(shard);
+        self.forget_stores(shard);
         self.state.forget_memos(|key| self.ownership.shard_of(key) == shard);
-        for key in self.state.keys().into_iter().filter(|key| self.ownership.shard_of(key) == shard) {
+        let malformed = self.malformed_objects.keys();
+        for key in self.state.keys().into_iter().chain(malformed).filter(|key| self.ownership.shard_of(key) == shard) {
             self.objects.wake(key, Wake::changed(now));
         }
-        for key in self.state.store_keys().into_iter().filter(|key| self.ownership.shard_of_store(key) == shard) {
+        let malformed = self.malformed_stores.keys();
+        for key in self.state.store_keys().into_iter().chain(malformed).filter(|key| self.ownership.shard_of_store(key) == shard)
+        {
             self.stores.wake(key, Wake::changed(now));
         }
     }
 
+    /// A store works again: those who failed on it try again, with answers since `since`.
+    pub fn wake_failed_users(&self, store: &StoreKey, since: Instant) {
+        for user in self.state.users(store, None, true) {
+            // After an outage nobody changed anything: whoever has a Secret takes it in turns, so that a provider which has
+            // just come back is not run over.
+            match self.state.is_cut_off(&user) {
+                true => self.objects.wake_in_turn(user, Wake::store(since)),
+                false => self.objects.wake(user, Wake::store(since)),
+            }
+        }
+    }
+
+    fn forget_stores(&self, shard: usize) {
+        self.memos().retain(|key, _| self.ownership.shard_of_store(key) != shard);
+    }
+
     /// A shard is somebody else's: what this process knew of its objects is soon out of date.
     pub fn shard_lost(&self, shard: usize) {
+        self.forget_stores(shard);
         self.state.forget_memos(|key| self.ownership.shard_of(key) == shard);
     }
 
@@ -255,6 +284,10 @@ impl Live for Context {
 
     fn stores(&self) -> (usize, usize) {
         self.state.stores_ready()
+    }
+
+    fn kept(&self) -> (usize, usize) {
+        self.state.size()
     }
 
     fn queues(&self) -> Vec<(&'static str, Depth)> {

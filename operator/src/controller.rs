@@ -12,17 +12,14 @@ use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
-use lockstep_crds::conditions::{Condition, ConditionType, SecretReason, StoreReason};
 use lockstep_crds::{ClusterSecretStore, ExternalSecret, LABEL_MANAGED, SecretStore};
 use lockstep_providers::registry::without_quotes;
-use serde_json::json;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::Context;
-use crate::external_secret::status::rfc3339;
 use crate::external_secret::target::Seen;
 use crate::keys::{ObjectKey, StoreKey};
 use crate::mirror::{Follower, Guard, follow};
@@ -39,8 +36,10 @@ const BEGUN: usize = 128;
 const ACTIVE: usize = 64;
 /// How long a reconcile that waits for a provider keeps others from beginning.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a stop waits for reconciles to end by themselves.
+const STOP_AFTER: Duration = Duration::from_millis(500);
 /// How long a stop waits for writes under way.
-const STOP_WITHIN: Duration = Duration::from_millis(3500);
+const STOP_WITHIN: Duration = Duration::from_millis(2500);
 
 /// Runs the watches and the workers until `stop`; `synced` is called once all watches have seen everything.
 pub async fn run(ctx: Arc<Context>, stop: CancellationToken, synced: impl Fn() + Send + Sync + 'static) {
@@ -76,11 +75,18 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken, synced: impl Fn() +
     futures::future::join(objects, stores).await;
     watches.abort_all();
     tasks.close();
-    if tokio::time::timeout(STOP_WITHIN, tasks.wait()).await.is_err() {
-        tracing::warn!("some reconciles did not end in time; their objects converge at the next start");
+    // What waits for a provider is not waited for: the fence keeps it from writing once the leases are given back.
+    let idle = async {
+        tokio::time::sleep(STOP_AFTER).await;
+        while ctx.ownership.is_writing() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! { () = tasks.wait() => {}, () = idle => {}, () = tokio::time::sleep(STOP_WITHIN) => {} }
+    if !tasks.is_empty() {
+        tracing::warn!(count = tasks.len(), "some reconciles did not end in time; their objects converge at the next start");
     }
     events.abort();
-    let _ = tokio::time::timeout(Duration::from_millis(800), ctx.connections.close_all()).await;
 }
 
 /// Hands keys to workers until `stop`. A panic ends its own reconcile, and that object is tried again later.
@@ -215,11 +221,11 @@ fn start_watches(ctx: &Arc<Context>, gate: &Arc<Gate>, watches: &mut tokio::task
         named => named.iter().cloned().map(Some).collect(),
     };
     for scope in &scopes {
-        let objects = Objects { ctx: ctx.clone(), scope: scope.clone(), once: Once::new(gate), told: Default::default() };
+        let objects = Objects { ctx: ctx.clone(), scope: scope.clone(), once: Once::new(gate) };
         let api: Api<Guard<ExternalSecret>> = scoped(ctx, scope.as_deref());
         watches.spawn(follow(stream(api, style.clone()), objects, "ExternalSecrets"));
         let of = scope.clone().map_or(Scope::Namespaces, Scope::Namespace);
-        let stores = Stores { ctx: ctx.clone(), scope: of, once: Once::new(gate), told: Default::default() };
+        let stores = Stores { ctx: ctx.clone(), scope: of, once: Once::new(gate) };
         let api: Api<Guard<SecretStore>> = scoped(ctx, scope.as_deref());
         watches.spawn(follow(stream(api, style.clone()), stores, "SecretStores"));
         let api: Api<PartialObjectMeta<Secret>> = scoped(ctx, scope.as_deref());
@@ -231,7 +237,7 @@ fn start_watches(ctx: &Arc<Context>, gate: &Arc<Gate>, watches: &mut tokio::task
         ));
     }
     if ctx.options.namespaces.is_empty() {
-        let stores = Stores { ctx: ctx.clone(), scope: Scope::Cluster, once: Once::new(gate), told: Default::default() };
+        let stores = Stores { ctx: ctx.clone(), scope: Scope::Cluster, once: Once::new(gate) };
         let api: Api<Guard<ClusterSecretStore>> = Api::all(ctx.client.clone());
         watches.spawn(follow(stream(api, style.clone()), stores, "ClusterSecretStores"));
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(ctx.client.clone());
@@ -264,42 +270,10 @@ fn prune(meta: &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) 
     }
 }
 
-/// Generation of a malformed object that was told about already.
-type Told<K> = std::sync::Mutex<std::collections::HashMap<K, Option<i64>>>;
-
-fn news<K: std::hash::Hash + Eq>(told: &Told<K>, key: K, generation: Option<i64>) -> bool {
-    told.lock().unwrap_or_else(|p| p.into_inner()).insert(key, generation) != Some(generation)
-}
-
-/// Writes a condition on an object that does not parse.
-fn tell_malformed(ctx: &Arc<Context>, url: String, key: ObjectKey, reason: &'static str, error: &str) {
-    if !ctx.ownership.owns(&key) {
-        return;
-    }
-    let name = key.name.to_string();
-    let why = without_quotes(error);
-    tracing::warn!(%name, %why, "an object does not parse");
-    let ctx = ctx.clone();
-    tokio::spawn(async move {
-        let condition = Condition {
-            type_: ConditionType::Ready.as_str().into(),
-            status: "False".into(),
-            reason: Some(reason.into()),
-            message: Some(format!("the object does not parse: {why}; correct it, or install the CRDs of this version")),
-            last_transition_time: Some(rfc3339((ctx.clock)())),
-        };
-        let patch = json!({"status": {"conditions": [condition]}});
-        if let Err(error) = ctx.writer(&key).patch_status(&url, &name, &patch).await {
-            tracing::warn!(%name, error = %external_secret::kube_error(&error), "status could not be written");
-        }
-    });
-}
-
 struct Objects {
     ctx: Arc<Context>,
     scope: Option<String>,
     once: Once,
-    told: Told<ObjectKey>,
 }
 
 impl Objects {
@@ -318,6 +292,7 @@ impl Follower<Guard<ExternalSecret>> for Objects {
     fn applied(&self, key: ObjectKey, object: Guard<ExternalSecret>) {
         match object {
             Guard::Good(object) => {
+                self.ctx.malformed_objects.mended(&key);
                 let (changed, others) = self.ctx.state.object_applied(&key, &object);
                 self.wake_all(others);
                 if let Some(key) = changed {
@@ -326,21 +301,23 @@ impl Follower<Guard<ExternalSecret>> for Objects {
             }
             Guard::Bad(bad) => {
                 self.wake_all(self.ctx.state.object_deleted(&key));
-                if news(&self.told, key.clone(), bad.1.generation) {
-                    let url =
-                        Api::<ExternalSecret>::namespaced(self.ctx.client.clone(), &key.namespace).resource_url().to_owned();
-                    tell_malformed(&self.ctx, url, key, SecretReason::SecretSyncedError.as_str(), &bad.0);
+                let why = without_quotes(&bad.0);
+                if self.ctx.malformed_objects.seen(key.clone(), bad.1.generation, &why) {
+                    tracing::warn!(object = %key, %why, "an object does not parse");
+                    self.ctx.objects.wake(key, Wake::changed(Instant::now()));
                 }
             }
         }
     }
 
     fn deleted(&self, key: &ObjectKey) {
+        self.ctx.malformed_objects.mended(key);
         self.wake_all(self.ctx.state.object_deleted(key));
     }
 
     fn known(&self) -> Vec<ObjectKey> {
         let mut keys = self.ctx.state.keys();
+        keys.extend(self.ctx.malformed_objects.keys());
         keys.retain(|key| in_scope(self.scope.as_deref(), &key.namespace));
         keys
     }
@@ -364,16 +341,11 @@ fn in_scope(scope: Option<&str>, namespace: &str) -> bool {
 /// Either kind of store.
 trait StoreObject: Resource<DynamicType = ()> {
     fn parts(self) -> (lockstep_crds::SecretStoreSpec, Option<lockstep_crds::SecretStoreStatus>);
-    fn url(ctx: &Context, key: &StoreKey) -> String;
 }
 
 impl StoreObject for SecretStore {
     fn parts(self) -> (lockstep_crds::SecretStoreSpec, Option<lockstep_crds::SecretStoreStatus>) {
         (self.spec, self.status)
-    }
-    fn url(ctx: &Context, key: &StoreKey) -> String {
-        let namespace = key.namespace.as_deref().unwrap_or_default();
-        Api::<Self>::namespaced(ctx.client.clone(), namespace).resource_url().to_owned()
     }
 }
 
@@ -381,16 +353,12 @@ impl StoreObject for ClusterSecretStore {
     fn parts(self) -> (lockstep_crds::SecretStoreSpec, Option<lockstep_crds::SecretStoreStatus>) {
         (self.spec.into(), self.status)
     }
-    fn url(ctx: &Context, _: &StoreKey) -> String {
-        Api::<Self>::all(ctx.client.clone()).resource_url().to_owned()
-    }
 }
 
 struct Stores {
     ctx: Arc<Context>,
     scope: Scope,
     once: Once,
-    told: Told<StoreKey>,
 }
 
 impl Stores {
@@ -418,6 +386,7 @@ impl<K: StoreObject> Follower<Guard<K>> for Stores {
     fn applied(&self, key: StoreKey, object: Guard<K>) {
         match object {
             Guard::Good(object) => {
+                self.ctx.malformed_stores.mended(&key);
                 let meta = object.meta().clone();
                 let (spec, status) = object.parts();
                 let view = view(key.clone(), &meta, spec, self.ctx.options.limits);
@@ -428,9 +397,7 @@ impl<K: StoreObject> Follower<Guard<K>> for Stores {
                 }
                 if news.ready && !self.ctx.ownership.owns_store(&key) {
                     // The replica that found out has woken its own users.
-                    for user in self.ctx.state.users(&key, None, true) {
-                        self.ctx.objects.wake(user, Wake::store(Instant::now()));
-                    }
+                    self.ctx.wake_failed_users(&key, Instant::now());
                 }
                 if news.limits {
                     // The next user of its connection brings them along; the condition tells of wrong ones.
@@ -439,23 +406,24 @@ impl<K: StoreObject> Follower<Guard<K>> for Stores {
             }
             Guard::Bad(bad) => {
                 self.ctx.state.store_deleted(&key);
-                if news(&self.told, key.clone(), bad.1.generation) {
+                let why = without_quotes(&bad.0);
+                if self.ctx.malformed_stores.seen(key.clone(), bad.1.generation, &why) {
+                    tracing::warn!(store = %key, %why, "a store does not parse");
                     self.wake_users(&key);
-                    let reason = StoreReason::InvalidProviderConfig.as_str();
-                    let as_object = ObjectKey { namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() };
-                    tell_malformed(&self.ctx, K::url(&self.ctx, &key), as_object, reason, &bad.0);
                 }
             }
         }
     }
 
     fn deleted(&self, key: &StoreKey) {
+        self.ctx.malformed_stores.mended(key);
         self.ctx.state.store_deleted(key);
         self.wake_users(key);
     }
 
     fn known(&self) -> Vec<StoreKey> {
         let mut keys = self.ctx.state.store_keys();
+        keys.extend(self.ctx.malformed_stores.keys());
         keys.retain(|key| match (&self.scope, &key.namespace) {
             (Scope::Cluster, None) | (Scope::Namespaces, Some(_)) => true,
             (Scope::Namespace(scope), Some(namespace)) => **namespace == **scope,

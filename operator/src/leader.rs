@@ -5,13 +5,14 @@
 //! at a third of the duration and takes it as lost at two thirds: then nothing is written any more and the process ends,
 //! before anybody else may begin. A process that was paused finds that moment over when it goes on ([`crate::ownership`]).
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::Client;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ListParams, PostParams};
+use kube::{Client, ResourceExt};
 use tokio::time::Instant;
 
 use crate::ownership::{Hold, Ownership};
@@ -32,6 +33,44 @@ pub struct Election {
 /// How often a waiting replica looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Label of the leases of replicas that share the work ([`crate::shards`]), and the end of a membership's name.
+pub const LABEL_SET: &str = "lockstep.dev/shards-of";
+/// What stands in the name of a replica's membership.
+pub const MEMBER: &str = "-member-";
+
+/// Since when leases have not changed, by this process' own clock.
+#[derive(Default)]
+pub struct Unchanged(HashMap<String, (Option<String>, Instant)>);
+
+impl Unchanged {
+    /// Who holds a lease: nobody when it was let go, or did not change for as long as it is meant to last.
+    pub fn holder(&mut self, lease: &Lease, duration: Duration, now: Instant) -> Option<String> {
+        let spec = lease.spec.as_ref();
+        let seconds = spec.and_then(|s| s.lease_duration_seconds).and_then(|s| u64::try_from(s).ok());
+        let lasts = seconds.map_or(duration, Duration::from_secs);
+        let idle = self.idle(lease, now);
+        spec.and_then(|s| s.holder_identity.clone()).filter(|h| !h.is_empty() && idle <= lasts)
+    }
+
+    /// For how long a lease has not changed.
+    pub fn idle(&mut self, lease: &Lease, now: Instant) -> Duration {
+        let version = lease.metadata.resource_version.clone();
+        let known = self.0.entry(lease.name_any()).or_insert_with(|| (version.clone(), now));
+        if known.0 != version {
+            *known = (version, now);
+        }
+        now.saturating_duration_since(known.1)
+    }
+
+    /// Forgets leases that are gone.
+    pub fn retain(&mut self, names: &HashSet<String>) {
+        self.0.retain(|name, _| names.contains(name));
+    }
+}
+
+/// How long a stop waits for the lease to be let go.
+const RELEASE_WITHIN: Duration = Duration::from_secs(1);
+
 /// A held lease.
 pub struct Leadership {
     api: Api<Lease>,
@@ -44,10 +83,11 @@ impl Election {
     /// Waits until the lease is ours.
     pub async fn win(&self, client: &Client) -> Leadership {
         let api: Api<Lease> = Api::namespaced(client.clone(), &self.namespace);
-        let mut seen: Option<(Option<String>, Instant)> = None;
+        let mut seen = Unchanged::default();
         loop {
             let asked = Instant::now();
-            match self.attempt(&api, &mut seen).await {
+            let attempt = tokio::time::timeout(self.duration / 3, self.attempt(&api, &mut seen)).await;
+            match attempt.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into()))) {
                 Ok(Some(lease)) => {
                     tracing::info!(lease = %self.name, identity = %self.identity, "leading");
                     return Leadership { api, election: self.clone(), lease, renewed: asked };
@@ -61,23 +101,32 @@ impl Election {
         }
     }
 
-    async fn attempt(&self, api: &Api<Lease>, seen: &mut Option<(Option<String>, Instant)>) -> kube::Result<Option<Lease>> {
+    async fn attempt(&self, api: &Api<Lease>, seen: &mut Unchanged) -> kube::Result<Option<Lease>> {
         let Some(lease) = api.get_opt(&self.name).await? else {
+            if self.is_shared(api, seen).await {
+                return Ok(None);
+            }
             return taken(api.create(&PostParams::default(), &self.lease(None)).await);
         };
-        let version = lease.metadata.resource_version.clone();
-        let since = match seen {
-            Some((known, since)) if *known == version => *since,
-            _ => seen.insert((version, Instant::now())).1,
-        };
-        let spec = lease.spec.as_ref();
-        let free = spec.and_then(|s| s.holder_identity.as_deref()).is_none_or(|h| h.is_empty() || h == self.identity);
-        let duration = spec.and_then(|s| s.lease_duration_seconds).and_then(|s| u64::try_from(s).ok());
-        let expired = since.elapsed() > duration.map_or(self.duration, Duration::from_secs);
-        if !free && !expired {
+        let holder = seen.holder(&lease, self.duration, Instant::now());
+        if holder.is_some_and(|holder| holder != self.identity) || self.is_shared(api, seen).await {
             return Ok(None);
         }
         taken(api.replace(&self.name, &PostParams::default(), &self.lease(Some(&lease))).await)
+    }
+
+    /// Whether replicas of another configuration share the work: an update from `--shards` rolls over them.
+    async fn is_shared(&self, api: &Api<Lease>, seen: &mut Unchanged) -> bool {
+        let params = ListParams::default().labels(&format!("{LABEL_SET}={}", self.name));
+        // Without the right to list leases there are no shards either.
+        let Ok(leases) = api.list(&params).await else { return false };
+        let now = Instant::now();
+        let mut members = leases.items.iter().filter(|lease| lease.name_any().contains(MEMBER));
+        let alive = members.find_map(|lease| seen.holder(lease, self.duration, now));
+        if let Some(member) = &alive {
+            tracing::warn!(%member, "another replica runs with --shards; waiting for its end");
+        }
+        alive.is_some()
     }
 
     fn is_held_by_us(&self, lease: &Lease) -> bool {
@@ -163,14 +212,33 @@ impl Leadership {
         }
     }
 
-    /// Lets the lease go, so that another replica need not wait for its end.
-    pub async fn release(self) {
-        let mut lease = self.election.lease(Some(&self.lease));
-        if let Some(spec) = &mut lease.spec {
-            spec.holder_identity = Some(String::new());
-        }
-        if let Err(error) = self.api.replace(&self.election.name, &PostParams::default(), &lease).await {
-            tracing::warn!(error = %crate::external_secret::kube_error(&error), "the lease could not be released; it ends by itself");
+    /// Lets the lease go, so that another replica need not wait for its end. Nothing may be written any more.
+    pub async fn release(mut self) {
+        for _ in 0..2 {
+            let mut lease = self.election.lease(Some(&self.lease));
+            if let Some(spec) = &mut lease.spec {
+                spec.holder_identity = Some(String::new());
+            }
+            let params = PostParams::default();
+            let sent = self.api.replace(&self.election.name, &params, &lease);
+            match tokio::time::timeout(RELEASE_WITHIN, sent).await {
+                Ok(Ok(_)) => return,
+                // The answer to a renewal was not waited for.
+                Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+                    match tokio::time::timeout(RELEASE_WITHIN, self.api.get_opt(&self.election.name)).await {
+                        Ok(Ok(Some(lease))) if self.election.is_held_by_us(&lease) => self.lease = lease,
+                        _ => return,
+                    }
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(error = %crate::external_secret::kube_error(&error), "the lease could not be released; it ends by itself");
+                    return;
+                }
+                Err(_) => {
+                    tracing::warn!("the lease could not be released in time; it ends by itself");
+                    return;
+                }
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod kube_io;
 pub mod leader;
 pub mod limits;
 pub mod logging;
+pub mod malformed;
 pub mod metrics;
 pub mod mirror;
 pub mod ownership;

@@ -146,6 +146,8 @@ pub trait Live: Send + Sync {
     fn objects(&self) -> Vec<ObjectSample>;
     /// Stores by readiness: ready, not ready.
     fn stores(&self) -> (usize, usize);
+    /// Objects that are kept, and the bytes of their texts.
+    fn kept(&self) -> (usize, usize);
     /// Queues by name.
     fn queues(&self) -> Vec<(&'static str, Depth)>;
 }
@@ -162,6 +164,14 @@ impl Collector for LiveCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Some(live) = self.0.upgrade() else { return Ok(()) };
         let objects = live.objects();
+        let (kept, bytes) = live.kept();
+        let what = [
+            ("lockstep_cache_objects", "ExternalSecrets that are kept", kept),
+            ("lockstep_cache_bytes", "Bytes of their texts", bytes),
+        ];
+        for (name, help, value) in what {
+            ConstGauge::new(value as i64).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
         let mut gauge = |name: &str, help: &str, rows: &mut dyn Iterator<Item = (Vec<(&str, &str)>, i64)>| {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (labels, value) in rows {
@@ -233,6 +243,9 @@ mod tests {
         fn stores(&self) -> (usize, usize) {
             (1, 0)
         }
+        fn kept(&self) -> (usize, usize) {
+            (1, 700)
+        }
         fn queues(&self) -> Vec<(&'static str, Depth)> {
             vec![("externalsecret", Depth { waiting: 4, overdue: 2, running: 1, steady: 0.5 })]
         }
@@ -251,6 +264,8 @@ mod tests {
             r#"externalsecret_status_condition{condition="Ready",name="o",namespace="n",status="True"} 0"#,
             r#"lockstep_reconciles_total{kind="ExternalSecret",result="error",category="denied"} 1"#,
             r#"lockstep_queue_depth{queue="externalsecret"} 4"#,
+            r#"lockstep_queue_overdue{queue="externalsecret"} 2"#,
+            "lockstep_cache_bytes 700",
             r#"lockstep_objects{kind="ExternalSecret",ready="false"} 1"#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");

@@ -4,8 +4,9 @@
 //! until a moment by this process' own monotonic clock, and a lease that is not renewed in time runs out here before it does for
 //! others: a process that was paused finds the moment over when it goes on, and writes nothing.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -34,6 +35,8 @@ impl Hold {
 
 struct Shard {
     hold: RwLock<Hold>,
+    /// How often it was gained: what was begun before that knows nothing of what others did in between.
+    epoch: AtomicU64,
     writing: Arc<AtomicUsize>,
 }
 
@@ -56,7 +59,7 @@ impl Drop for Write {
 impl Ownership {
     /// `shards` of them, each with this hold.
     pub fn new(shards: usize, hold: Hold) -> Self {
-        let shard = || Shard { hold: RwLock::new(hold), writing: Arc::default() };
+        let shard = || Shard { hold: RwLock::new(hold), epoch: AtomicU64::new(0), writing: Arc::default() };
         Self((0..shards.max(1)).map(|_| shard()).collect())
     }
 
@@ -72,6 +75,28 @@ impl Ownership {
     /// Holds a shard for another time, or no longer.
     pub fn set(&self, shard: usize, hold: Hold) {
         *self.0[shard].hold.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = hold;
+    }
+
+    /// Holds a shard for another time; answers whether it was held without a gap.
+    pub fn prolong(&self, shard: usize, until: Instant) -> bool {
+        let mut hold = self.0[shard].hold.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let unbroken = hold.is_good(Instant::now());
+        *hold = Hold::Until(until);
+        unbroken
+    }
+
+    /// Takes every shard away, and waits until no write is under way: at most so long.
+    pub async fn end(&self, within: Duration) {
+        (0..self.shards()).for_each(|shard| self.set(shard, Hold::No));
+        let end = Instant::now() + within;
+        while self.is_writing() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Whether any write is under way.
+    pub fn is_writing(&self) -> bool {
+        (0..self.shards()).any(|shard| self.writing(shard) > 0)
     }
 
     /// Whether a shard is held.
@@ -103,6 +128,18 @@ impl Ownership {
         (stable_hash(&[namespace, name]) % self.shards() as u64) as usize
     }
 
+    /// A shard is held anew.
+    pub fn begin_epoch(&self, shard: usize) {
+        self.0[shard].epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The epoch of an object's shard, if the object is this replica's.
+    pub fn epoch(&self, key: &ObjectKey) -> Option<u64> {
+        let shard = self.shard_of(key);
+        let epoch = self.0[shard].epoch.load(Ordering::SeqCst);
+        self.holds(shard, Instant::now()).then_some(epoch)
+    }
+
     /// Whether an object is this replica's.
     pub fn owns(&self, key: &ObjectKey) -> bool {
         self.holds(self.shard_of(key), Instant::now())
@@ -129,8 +166,6 @@ impl Ownership {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -158,5 +193,8 @@ mod tests {
         assert!(ownership.begin_write(0).is_none() && ownership.held(Instant::now()).is_empty());
         drop(write);
         assert_eq!(ownership.writing(0), 0);
+        let until = Instant::now() + Duration::from_secs(10);
+        assert!(!ownership.prolong(0, until), "there was a gap: what was put off meanwhile has to be looked at again");
+        assert!(ownership.prolong(0, until));
     }
 }

@@ -19,6 +19,9 @@ use crate::ownership::{Hold, Ownership};
 use crate::shards::{self, Sharding};
 use crate::{events, server};
 
+/// How long a stop waits for logins to be given back.
+const CLOSE_WITHIN: Duration = Duration::from_millis(800);
+
 /// Why the operator ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -78,11 +81,13 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
 
+    let connections = ctx.clone();
     let namespace = args.lease_namespace.clone().unwrap_or(namespace);
     let identity = format!("{}_{:08x}", events::instance(), rand::random::<u32>());
     let (name, duration) = (args.lease_name.clone(), args.lease_duration.max(Duration::from_secs(3)));
     let outcome = if args.shards > 1 {
-        let sharding = Sharding { namespace, name, identity, duration, shards: usize::from(args.shards) };
+        let serves = format!("class {} in {}", args.controller_class, served(&args.namespaces));
+        let sharding = Sharding { namespace, name, identity, duration, shards: usize::from(args.shards), serves };
         share(ctx, client, sharding, &ready, &stop).await;
         Ok(())
     } else if args.leader_elect {
@@ -92,6 +97,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         work(ctx, &ready, stop.clone()).await;
         Ok(())
     };
+    // Logins are given back last: nobody waits for that.
+    let _ = tokio::time::timeout(CLOSE_WITHIN, connections.connections.close_all()).await;
     server.abort();
     tracing::info!("stopped");
     outcome
@@ -104,6 +111,12 @@ async fn work(ctx: Arc<Context>, ready: &server::Ready, stop: CancellationToken)
         tracing::info!("caches filled; working");
     })
     .await;
+}
+
+fn served(namespaces: &[String]) -> String {
+    let mut names = namespaces.to_vec();
+    names.sort();
+    if names.is_empty() { "all namespaces".into() } else { names.join(", ") }
 }
 
 /// Works on a share of the objects, beside other replicas.
@@ -149,6 +162,11 @@ async fn lead(
     tokio::select! {
         () = &mut working => {}
         () = leadership.hold(&ownership) => return Err(RunError::LeaseLost),
+    }
+    ownership.end(shards::LEAVE_WITHIN).await;
+    if ownership.is_writing() {
+        tracing::warn!("a write did not end in time: the lease ends by itself");
+        return Ok(());
     }
     leadership.release().await;
     Ok(())

@@ -73,9 +73,11 @@ impl State {
         Some((kept.object()?, kept.memo.as_deref().cloned()))
     }
 
-    /// Whether an object was synced before.
-    pub fn has_synced(&self, key: &ObjectKey) -> bool {
-        self.lock().objects.get(key).and_then(|kept| kept.memo.as_ref()).is_some_and(|memo| memo.refreshed.is_some())
+    /// Whether an object has its Secret, and failed since only because its provider was away or wanted fewer calls.
+    pub fn is_cut_off(&self, key: &ObjectKey) -> bool {
+        let inner = self.lock();
+        let memo = inner.objects.get(key).and_then(|kept| kept.memo.as_ref());
+        memo.is_some_and(|memo| memo.refreshed.is_some() && matches!(memo.category, "unavailable" | "throttled"))
     }
 
     /// Remembers, as long as the very object is there.

@@ -1,10 +1,14 @@
 //! The HTTP client under the providers that speak HTTP: one a connection, so that no two tenants share a socket.
 
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use base64::Engine;
 use lockstep_crds::meta::CaProvider;
 use reqwest::{Certificate, Client, Identity, Url};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls_platform_verifier::BuilderVerifierExt;
 use zeroize::Zeroizing;
 
 use crate::registry::Options;
@@ -89,15 +93,40 @@ pub(crate) fn client(field: &str, tls: Tls, options: &Options) -> Result<Client>
         .pool_idle_timeout(Duration::from_secs(90))
         .redirect(redirects)
         .no_proxy();
-    if let Some(authorities) = tls.authorities {
-        builder = builder.tls_certs_only(authorities);
-    }
-    if let Some(identity) = tls.identity {
-        builder = builder.identity(identity);
+    match tls {
+        Tls { authorities: None, identity: None } => {
+            let system =
+                system_tls().map_err(|why| Error::invalid(field, format!("the system's authorities can't be read: {why}")))?;
+            builder = builder.tls_backend_preconfigured(system);
+        }
+        Tls { authorities, identity } => {
+            if let Some(authorities) = authorities {
+                builder = builder.tls_certs_only(authorities);
+            }
+            if let Some(identity) = identity {
+                builder = builder.identity(identity);
+            }
+        }
     }
     builder
         .build()
         .map_err(|error| Error::invalid(field, format!("the certificates make no TLS client: {}", causes(&error, &[]))))
+}
+
+/// TLS with the system's authorities, which are read once: for each connection anew they would take 150 kB and milliseconds.
+///
+/// Sessions are not resumed: they would be shared by all that share the configuration, and two tenants share none.
+fn system_tls() -> std::result::Result<ClientConfig, String> {
+    static SYSTEM: LazyLock<std::result::Result<ClientConfig, String>> = LazyLock::new(|| {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+        let builder = builder.with_platform_verifier().map_err(|e| e.to_string())?;
+        let mut config = builder.with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        Ok(config)
+    });
+    SYSTEM.clone()
 }
 
 /// A token fit for a header: text, without white space around it.

@@ -32,6 +32,7 @@ Scenarios:
   outage     Vault is away for a minute under steady load
   delete     N objects are deleted
   replicas   a burst of N objects with several replicas at work (--shards)
+  handover   the leader stops, and the next one is killed
 
 Absolute times are those of the machine; the ratio to the bare client in the same run is what counts.
 Exit codes: 0 measured, 1 could not be measured, 2 wrong usage.")]
@@ -88,6 +89,7 @@ enum Scenario {
     Outage,
     Delete,
     Replicas,
+    Handover,
     All,
 }
 
@@ -126,7 +128,7 @@ async fn measure(args: &Args) -> Result<(), String> {
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What `--scenario all` runs.
-const ALL: [(Scenario, u64, Duration, u64); 14] = [
+const ALL: [(Scenario, u64, Duration, u64); 15] = [
     (Scenario::Burst, 2_000, MINUTE, 1),
     (Scenario::Burst, 10_000, MINUTE, 1),
     (Scenario::Steady, 10_000, MINUTE, 1),
@@ -140,13 +142,14 @@ const ALL: [(Scenario, u64, Duration, u64); 14] = [
     (Scenario::Replicas, 4_000, MINUTE, 1),
     (Scenario::Replicas, 4_000, MINUTE, 2),
     (Scenario::Replicas, 4_000, MINUTE, 4),
-    (Scenario::Burst, 50_000, MINUTE, 1),
+    (Scenario::Handover, 10_000, MINUTE, 1),
+    (Scenario::Restart, 50_000, MINUTE, 1),
 ];
 
 impl Scenario {
     fn objects(self) -> u64 {
         match self {
-            Self::Burst | Self::StoreFix | Self::Outage | Self::Delete | Self::All => 2_000,
+            Self::Burst | Self::StoreFix | Self::Outage | Self::Delete | Self::Handover | Self::All => 2_000,
             Self::Steady | Self::Restart => 10_000,
             Self::FanOut | Self::Stores => 1_000,
             Self::Replicas => 4_000,
@@ -174,6 +177,7 @@ async fn one(
         Scenario::StoreFix => scenarios::store_fix(&options, objects, args.sharing).await,
         Scenario::Outage => scenarios::outage(&options, objects, args.sharing, interval).await,
         Scenario::Delete => scenarios::delete(&options, objects, args.sharing).await,
+        Scenario::Handover => scenarios::handover(&options, objects, args.sharing).await,
         Scenario::Replicas => scenarios::replicas(&options, objects, args.sharing, replicas).await,
     }?;
     report.print();

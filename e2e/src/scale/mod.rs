@@ -122,7 +122,7 @@ impl Bench {
     /// Starts an operator; it works once its caches are filled.
     pub fn operator(&self, name: &str, more: &[&str]) -> Operator {
         let mut args: Vec<String> = more.iter().map(|a| (*a).to_owned()).collect();
-        if !more.contains(&"--shards") {
+        if !more.contains(&"--shards") && !more.contains(&"--leader-elect") {
             args.push("--leader-elect=false".into());
         }
         self.harness.operator(&OperatorOptions { args, name: format!("scale-{name}") })

@@ -258,10 +258,15 @@ pub async fn restart(options: &Options, objects: u64, sharing: u64) -> Outcome {
     ours.requests = requests(&text);
     ours.reads = bench.reads() - reads;
     let writes = ours.writes() as f64;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let after = resident(&[&again]);
+    let texts = sum(&text, "lockstep_cache_bytes", &[]) as f64 / objects as f64;
     let more = vec![
         ("caches_filled_s", "caches filled after, s", filled),
         ("restart_provider_reads", "provider reads, restart", ours.reads as f64),
         ("restart_writes", "API writes, restart", writes),
+        ("rss_after_mb", "memory 10 s after, MB", after),
+        ("cache_bytes_per_object", "bytes of text kept for an object", texts),
         ("distinct_remote_secrets", "distinct remote secrets", layout.distinct() as f64),
     ];
     let title = format!("a restart with {objects} synced objects");
@@ -357,6 +362,11 @@ pub async fn delete(options: &Options, objects: u64, sharing: u64) -> Outcome {
     let bench = Bench::start(options).await?;
     let layout = Layout::new(objects, sharing, "scale");
     let (operator, observer) = synced(&bench, &layout, "1h", &bench.harness.vault.url).await?;
+    // The garbage collector learns of a new kind only after a while: it is shown to work before it is measured.
+    note("one object goes first, until the garbage collector knows the kind");
+    let one: Api<lockstep_crds::ExternalSecret> = Api::namespaced(bench.client.clone(), &layout.namespace(0));
+    one.delete(&layout.name(0), &kube::api::DeleteParams::default()).await.map_err(|e| e.to_string())?;
+    observer.wait("its Secret is gone", |o| (o.secrets() as u64) < objects).await?;
     let before = bench.settle(&operator).await;
     let rss = resident(&[&operator]);
     let watch = bench.measure(&[&operator], &observer, false);
@@ -434,6 +444,51 @@ pub async fn replicas(options: &Options, objects: u64, sharing: u64, replicas: u
     ];
     let title = format!("{objects} objects of a store that gets the right token, with {replicas} replicas at work");
     Ok(Report { scenario: "replicas", title, objects, ours, bare: Some(bare), more, reads_by_second: Vec::new() })
+}
+
+/// The leader of two replicas stops, and the next one is killed.
+pub async fn handover(options: &Options, objects: u64, sharing: u64) -> Outcome {
+    let bench = Bench::start(options).await?;
+    let layout = Layout::new(objects, sharing, "scale");
+    bench.seed_all(&layout, "1h").await;
+    let observer = bench.observe();
+    let start = |name: &str| bench.operator(name, &["--leader-elect", "--lease-duration", "15s"]);
+    let first = start("first");
+    let watch = bench.measure(&[&first], &observer, true);
+    observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
+    let seconds = watch.begun.elapsed().as_secs_f64();
+    let text = bench.settle(&first).await;
+    let mut ours = watch.stop(seconds, &observer);
+    ours.requests = requests(&text);
+    ours.reads = bench.reads();
+    let second = start("second");
+    harness::eventually("the second replica waits", async || second.process.output().contains("listening").then_some(())).await;
+    // It has asked for the lease by now, and asks again every second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    note("the leader stops");
+    let begun = Instant::now();
+    first.process.signal("TERM");
+    second.wait_working();
+    let stopped_s = begun.elapsed().as_secs_f64();
+    bench.settle(&second).await;
+    let third = start("third");
+    harness::eventually("the third replica waits", async || third.process.output().contains("listening").then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    note("the leader is killed");
+    let begun = Instant::now();
+    second.process.signal("KILL");
+    third.wait_working();
+    let killed_s = begun.elapsed().as_secs_f64();
+    let taken = requests(&bench.settle(&third).await);
+    let writes: u64 = taken.iter().filter(|(k, _)| !k.starts_with("get ")).map(|(_, v)| v).sum();
+    let more = vec![
+        ("handover_stop_s", "the next one works after a clean stop, s", stopped_s),
+        ("handover_kill_s", "the next one works after a kill, s (lease: 15)", killed_s),
+        ("handover_writes", "API writes of the last one after it took over", writes as f64),
+        ("handover_reads", "provider reads after both", (bench.reads() - ours.reads) as f64),
+    ];
+    let title = format!("the leader of {objects} objects stops, and the next one is killed");
+    Ok(Report { scenario: "handover", title, objects, ours, bare: None, more, reads_by_second: Vec::new() })
 }
 
 fn add(all: &mut std::collections::BTreeMap<String, u64>, more: &std::collections::BTreeMap<String, u64>) {

@@ -211,7 +211,16 @@ async fn replicas_with_shards_all_work_and_take_over_from_one_that_is_killed_or_
     case.vault_store().await;
     case.put("app", json!({"p": "CANARY-1"})).await;
     let start = |replica: &str| case.own_operator(replica, &["--shards", "4", "--lease-duration", "4s"]);
+    // An update from one leader to shards: nobody takes a share while the leader is at work.
+    let leader = case.own_operator("leader", &["--lease-duration", "4s"]);
+    leader.wait_working();
     let a = start("a");
+    eventually("a newcomer waits for the leader's end", async || {
+        a.process.output().contains("waiting for its end").then_some(())
+    })
+    .await;
+    assert!(holders(&case).await.is_empty());
+    leader.process.signal("TERM");
     shares_are(&case, &[("a", 4)]).await;
     let b = start("b");
     shares_are(&case, &[("a", 2), ("b", 2)]).await;

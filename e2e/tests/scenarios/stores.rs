@@ -237,3 +237,31 @@ async fn a_namespaced_store_can_not_read_the_secrets_of_another_namespace() {
     case.external_secret("app", json!({"data": [case.data("p", "app", "p")]})).await;
     case.failed("app", "reads its own namespace only").await;
 }
+
+#[tokio::test]
+async fn limits_in_annotations_take_effect_without_a_new_connection_and_wrong_ones_are_named() {
+    let case = Case::new("limits").await;
+    case.vault_store().await;
+    case.store_is("vault", "True", "Valid", "").await;
+    let annotate = async |rate: Option<&str>| {
+        let patch = json!({"metadata": {"annotations": {"lockstep.dev/max-calls-per-second": rate}}});
+        let api: kube::Api<lockstep_crds::SecretStore> = kube::Api::namespaced(case.client.clone(), &case.name);
+        api.patch("vault", &Default::default(), &kube::api::Patch::Merge(&patch)).await.unwrap();
+    };
+    annotate(Some("plenty")).await;
+    case.store_is("vault", "False", "InvalidProviderConfig", "lockstep.dev/max-calls-per-second] is no number").await;
+    annotate(Some("2")).await;
+    case.store_is("vault", "True", "Valid", "").await;
+    let begun = std::time::SystemTime::now();
+    for i in 0..12 {
+        case.put(&format!("app-{i}"), json!({"p": "CANARY-p"})).await;
+        case.external_secret(&format!("app-{i}"), json!({"data": [case.data("p", &format!("app-{i}"), "p")]})).await;
+    }
+    for i in 0..12 {
+        case.synced(&format!("app-{i}")).await;
+    }
+    let by_second = case.harness.vault.requests_by_second(&format!("secret/data/{}", case.name), begun, 60);
+    assert_eq!(by_second.iter().sum::<u64>(), 12);
+    // Two a second, and one that may have been saved up; the seconds of the count are not those of the limit.
+    assert!(by_second.iter().all(|n| *n <= 4), "{by_second:?}");
+}

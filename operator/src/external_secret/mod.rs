@@ -18,14 +18,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Api;
 use lockstep_crds::ExternalSecret;
-use lockstep_crds::conditions::{ConditionType, SecretReason};
+use lockstep_crds::conditions::{Condition, ConditionType, SecretReason};
 use lockstep_crds::external_secret::{Binding, CreationPolicy, MetadataPolicy};
 use lockstep_providers::{Error, Fetched, Payload, SecretBytes, Want};
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::controller::Active;
 use crate::keys::{ObjectKey, StoreKey};
+use crate::malformed;
 use crate::queue::{Next, Wake};
 use data::ValueError;
 use plan::{Observed, Plan, Settings, Source};
@@ -42,6 +44,8 @@ const SYNCED: &str = "secret synced";
 pub struct Memo {
     /// `status.syncedResourceVersion`.
     pub synced: Option<Box<str>>,
+    /// Version of the object whose status says what is remembered here.
+    pub told_version: u64,
     /// When the providers last gave everything; ahead of `status.refreshTime` by up to a heartbeat.
     pub refreshed: Option<Timestamp>,
     /// `status.refreshTime`.
@@ -83,6 +87,7 @@ impl Memo {
         let word = ready.and_then(|c| c.reason.as_deref());
         let reason = SecretReason::ALL.iter().copied().find(|r| Some(r.as_str()) == word);
         Self {
+            told_version: version_of_object(object),
             synced: status.synced_resource_version.as_deref().map(Into::into),
             refreshed: time(&status.refresh_time),
             told: time(&status.refresh_time),
@@ -94,6 +99,22 @@ impl Memo {
             deleted_by_policy: reason == Some(SecretReason::SecretDeleted),
             ..Self::default()
         }
+    }
+
+    /// Takes over what the status says if somebody else has written it since: another replica before it handed the object on,
+    /// or a person. It is put right by the next report, which only tells what differs.
+    fn corrected(self, object: &ExternalSecret) -> Self {
+        if version_of_object(object) <= self.told_version {
+            return self;
+        }
+        let Self { told_version, synced, told, mut binding, ready, reason, message, since, .. } = Self::of(object);
+        let same = |a: &Binding, b: &Binding| (&a.name, &a.uid, &a.resource_version) == (&b.name, &b.uid, &b.resource_version);
+        if let (Some(there), Some(known)) = (&mut binding, &self.binding)
+            && same(there, known)
+        {
+            there.data_hash.clone_from(&known.data_hash);
+        }
+        Self { told_version, synced, told, binding, ready, reason, message, since, ..self }
     }
 
     fn succeeded(&mut self, object: &ExternalSecret, now: Timestamp) {
@@ -118,15 +139,20 @@ impl Memo {
     }
 }
 
+/// Resource versions of one kind grow (KEP-5504).
+fn version_of_object(object: &ExternalSecret) -> u64 {
+    object.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
 /// Brings one object in line; answers when to look again.
 pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut active: Active) -> Option<Next> {
     let started = Instant::now();
-    if !ctx.ownership.owns(key) {
-        return None;
-    }
-    let (object, memo) = ctx.state.object(key)?;
+    let epoch = ctx.ownership.epoch(key)?;
+    let Some((object, memo)) = ctx.state.object(key) else {
+        return Box::pin(tell_malformed(ctx, key)).await;
+    };
     let first = memo.is_none();
-    let memo = memo.unwrap_or_else(|| Memo::of(&object));
+    let memo = memo.map_or_else(|| Memo::of(&object), |memo| memo.corrected(&object));
     let now = (ctx.clock)();
     let target = ctx.state.target(&key.namespace, object.target_name());
     let observed = Observed {
@@ -154,6 +180,10 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
         }
         Plan::Fetch(settings) => (sync(ctx, key, &object, &memo, wake, &settings, &mut active).await, Some(settings)),
     };
+    if ctx.ownership.epoch(key) != Some(epoch) {
+        // Somebody else had it meanwhile, and it was or will be looked at anew.
+        return None;
+    }
     let now = (ctx.clock)();
     let report = status::report(&object, &memo, outcome, settings.as_ref(), now, ctx.options.heartbeat);
     Box::pin(tell(ctx, key, &object, &memo, report, started)).await
@@ -201,6 +231,7 @@ async fn sync(
     settings: &Settings,
     active: &mut Active,
 ) -> Outcome {
+    let epoch = ctx.ownership.epoch(key);
     let sources = match plan::sources(object, &key.namespace) {
         Ok(sources) => sources,
         Err(why) => return Outcome::Failed(Failure::rejected(why)),
@@ -233,6 +264,11 @@ async fn sync(
                 return Outcome::Failed(failure);
             }
             Gone::DeleteTarget => {
+                if ctx.ownership.epoch(key) != epoch {
+                    return Outcome::Failed(Failure::writing(target::ApplyError::Conflict(
+                        "another replica has taken over".into(),
+                    )));
+                }
                 return match Box::pin(target::delete(ctx, object, &seen, memo.binding.as_ref())).await {
                     Ok(was_there) => Outcome::Deleted { was_there },
                     Err(error) => Outcome::Failed(Failure::writing(error)),
@@ -242,6 +278,9 @@ async fn sync(
         }
     }
     let versions = answers.into_iter().map(|a| a.ok().and_then(version_of)).collect();
+    if ctx.ownership.epoch(key) != epoch {
+        return Outcome::Failed(Failure::writing(target::ApplyError::Conflict("another replica has taken over".into())));
+    }
     // What most of those that wait never come to has no place in what each of them holds.
     Box::pin(write(ctx, object, assembled.data, &seen, memo, versions, missing)).await
 }
@@ -385,7 +424,7 @@ async fn tell(
     report: Report,
     started: Instant,
 ) -> Option<Next> {
-    let Report { patch, event, memo, requeue, label } = report;
+    let Report { patch, event, mut memo, requeue, label } = report;
     ctx.metrics.reconciled("ExternalSecret", label.0, label.1, started.elapsed());
     if label.0 == "error" {
         tracing::warn!(object = %key, category = label.1, message = memo.message.as_deref().unwrap_or_default(), "sync failed");
@@ -399,7 +438,10 @@ async fn tell(
         let sent = ctx.writer(key).patch_status(&url, &key.name, &patch).await;
         drop(permit);
         match sent {
-            Ok(_) => {}
+            Ok(meta) => {
+                let version = meta.metadata.resource_version.and_then(|v| v.parse().ok());
+                memo.told_version = version.unwrap_or(memo.told_version);
+            }
             Err(kube::Error::Api(status)) if status.code == 404 => return None,
             Err(error) => {
                 // What was not told is told by the next run: only what does not stand in the status is remembered.
@@ -421,6 +463,29 @@ async fn tell(
     }
     ctx.state.remember(key, object, memo);
     requeue.map(|requeue| next((ctx.clock)(), requeue))
+}
+
+/// Writes the condition of an object that does not parse, once for each of its generations.
+async fn tell_malformed(ctx: &Arc<Context>, key: &ObjectKey) -> Option<Next> {
+    let why = ctx.malformed_objects.untold(key)?;
+    let condition = Condition {
+        type_: ConditionType::Ready.as_str().into(),
+        status: "False".into(),
+        reason: Some(SecretReason::SecretSyncedError.as_str().into()),
+        message: Some(malformed::message(&why)),
+        last_transition_time: Some(status::rfc3339((ctx.clock)())),
+    };
+    let url = Api::<ExternalSecret>::namespaced(ctx.client.clone(), &key.namespace).resource_url().to_owned();
+    ctx.metrics.api_request("patch", "externalsecrets/status");
+    match ctx.writer(key).patch_status(&url, &key.name, &json!({"status": {"conditions": [condition]}})).await {
+        Ok(_) => ctx.malformed_objects.told(key),
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => {
+            tracing::warn!(object = %key, error = %kube_error(&error), "status could not be written; trying again");
+            return Some(next((ctx.clock)(), Requeue::After(Duration::from_secs(5))));
+        }
+    }
+    None
 }
 
 /// A client error without any body.

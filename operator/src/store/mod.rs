@@ -8,14 +8,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Api;
+use lockstep_crds::conditions::{Condition, ConditionType, StoreReason};
 use lockstep_crds::external_secret::StoreKind;
 use lockstep_crds::{ClusterSecretStore, SecretStore};
 use lockstep_providers::{Error, registry};
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::external_secret::kube_error;
+use crate::external_secret::status::rfc3339;
 use crate::keys::StoreKey;
+use crate::malformed;
 use crate::queue::Wake;
 use crate::state::StoreEntry;
 use plan::Plan;
@@ -38,7 +42,7 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake) -> Option
     let Some(entry) = ctx.state.store(key) else {
         ctx.connections.remove(key, &ctx.refs).await;
         ctx.forget_store(key);
-        return None;
+        return tell_malformed(ctx, key).await;
     };
     let memo = ctx.store_memo(key);
     let now = (ctx.clock)();
@@ -95,6 +99,42 @@ fn belongs_to_another_operator(entry: &StoreEntry, outcome: &Outcome) -> bool {
     !known && entry.status.conditions.iter().any(|c| !c.message.as_deref().is_some_and(ours))
 }
 
+fn url(ctx: &Context, key: &StoreKey) -> String {
+    match key.kind() {
+        StoreKind::SecretStore => {
+            let namespace = key.namespace.as_deref().unwrap_or_default();
+            Api::<SecretStore>::namespaced(ctx.client.clone(), namespace).resource_url().to_owned()
+        }
+        StoreKind::ClusterSecretStore => Api::<ClusterSecretStore>::all(ctx.client.clone()).resource_url().to_owned(),
+    }
+}
+
+/// Writes the condition of a store that does not parse, once for each of its generations.
+async fn tell_malformed(ctx: &Arc<Context>, key: &StoreKey) -> Option<Duration> {
+    if !ctx.ownership.owns_store(key) {
+        return None;
+    }
+    let why = ctx.malformed_stores.untold(key)?;
+    let condition = Condition {
+        type_: ConditionType::Ready.as_str().into(),
+        status: "False".into(),
+        reason: Some(StoreReason::InvalidProviderConfig.as_str().into()),
+        message: Some(malformed::message(&why)),
+        last_transition_time: Some(rfc3339((ctx.clock)())),
+    };
+    ctx.metrics.api_request("patch", "secretstores/status");
+    let patch = json!({"status": {"conditions": [condition]}});
+    match ctx.store_writer(key).patch_status(&url(ctx, key), &key.name, &patch).await {
+        Ok(_) => ctx.malformed_stores.told(key),
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => {
+            tracing::warn!(store = %key, error = %kube_error(&error), "status could not be written; trying again");
+            return Some(Duration::from_secs(5));
+        }
+    }
+    None
+}
+
 /// What its users are told when a store works again: answers since the cause of this validation are new enough for them.
 struct Recovery {
     was_away: bool,
@@ -113,13 +153,7 @@ async fn tell(
     ctx.metrics.reconciled("SecretStore", result, "", started.elapsed());
     let owned = ctx.ownership.owns_store(key);
     if let Some(patch) = report.patch.as_ref().filter(|_| owned) {
-        let url = match key.kind() {
-            StoreKind::SecretStore => {
-                let namespace = key.namespace.as_deref().unwrap_or_default();
-                Api::<SecretStore>::namespaced(ctx.client.clone(), namespace).resource_url().to_owned()
-            }
-            StoreKind::ClusterSecretStore => Api::<ClusterSecretStore>::all(ctx.client.clone()).resource_url().to_owned(),
-        };
+        let url = url(ctx, key);
         ctx.metrics.api_request("patch", "secretstores/status");
         match ctx.store_writer(key).patch_status(&url, &key.name, patch).await {
             Ok(_) => {}
@@ -138,14 +172,7 @@ async fn tell(
     let still_away = ctx.away(key).await;
     let referent = entry.view.is_referent();
     if report.recovered || recovery.was_away && (referent || !still_away) {
-        for user in ctx.state.users(key, None, true) {
-            // Nobody changed anything: whoever has a Secret already takes it in turns, so that a provider which has just come
-            // back is not run over.
-            match recovery.was_away && ctx.state.has_synced(&user) {
-                true => ctx.objects.wake_in_turn(user, Wake::store(recovery.since)),
-                false => ctx.objects.wake(user, Wake::store(recovery.since)),
-            }
-        }
+        ctx.wake_failed_users(key, recovery.since);
     }
     // A referent store is never told to be away, but its users wait for it all the same.
     Some(if referent && still_away { report.requeue.min(status::PROBE_MAX) } else { report.requeue })

@@ -96,7 +96,8 @@ pub fn report(spec: &SecretStoreSpec, status: &SecretStoreStatus, memo: &StoreMe
         event,
         memo: StoreMemo { ready: Some(ready), validated: Some(now), failures },
         requeue,
-        recovered: ready && memo.ready == Some(false),
+        // Who has just come knows only what the status says.
+        recovered: ready && !memo.ready.unwrap_or_else(|| ours.is_none_or(|c| c.status == "True")),
     }
 }
 
