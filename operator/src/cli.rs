@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockstep_crds::duration::parse_go;
 
+use crate::limits::SLOWEST;
+
 /// Keeps Kubernetes Secrets in lockstep with Vault and other secret stores.
 #[derive(Debug, Parser)]
 #[command(
@@ -107,7 +109,7 @@ pub struct RunArgs {
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| "is no number".to_owned())?;
-    if rate.is_finite() && rate >= 0.01 { Ok(rate) } else { Err("must be at least 0.01".into()) }
+    if rate.is_finite() && rate >= SLOWEST { Ok(rate) } else { Err(format!("must be at least {SLOWEST}")) }
 }
 
 /// How much is logged.

@@ -13,7 +13,7 @@ use lockstep_providers::{Error, OwnCluster, Result};
 use tokio::time::Instant;
 
 use crate::keys::StoreKey;
-use crate::limits::Limits;
+use crate::limits::{Limiter, Limits};
 use crate::metrics::Metrics;
 use crate::reads::{Hooks, Reader, Retries, StoreLabels};
 use crate::refs::Refs;
@@ -38,7 +38,9 @@ pub struct StoreView {
     /// Its spec.
     pub spec: Arc<SecretStoreSpec>,
     /// What its annotations say of calls to the provider.
-    pub limits: std::result::Result<Limits, String>,
+    pub limits: Limits,
+    /// What is wrong with them.
+    pub wrong_limits: Option<String>,
 }
 
 impl StoreView {
@@ -74,6 +76,7 @@ pub struct Connections {
     narrow: bool,
     metrics: Arc<Metrics>,
     slots: Mutex<HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>>,
+    limiters: Mutex<HashMap<StoreKey, Arc<Mutex<Limiter>>>>,
     hooks: ConnectionHooks,
 }
 
@@ -97,7 +100,17 @@ impl Connections {
         metrics: Arc<Metrics>,
         hooks: ConnectionHooks,
     ) -> Self {
-        Self { client, options, own_cluster, token_file, narrow, metrics, slots: Mutex::default(), hooks }
+        Self {
+            client,
+            options,
+            own_cluster,
+            token_file,
+            narrow,
+            metrics,
+            slots: Mutex::default(),
+            limiters: Mutex::default(),
+            hooks,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>> {
@@ -117,8 +130,8 @@ impl Connections {
             && let Some((made, at)) = &slot.made
             && (made.is_ok() || at.elapsed() < FAILURE_HOLDS)
         {
-            if let (Ok(reader), Ok(limits)) = (made, &store.limits) {
-                reader.set_limits(*limits);
+            if let Ok(reader) = made {
+                reader.set_limits(store.limits);
             }
             return made.clone();
         }
@@ -143,11 +156,28 @@ impl Connections {
             narrow: self.narrow,
         };
         let connected = registry::connect(&store.spec.provider, Arc::new(resolver), &self.options).await?;
+        let limiter = self.limiter(store, connected.capabilities().concurrency);
         let labels = StoreLabels { store: store.key.to_string(), provider };
-        let limits = store.limits.clone().unwrap_or_default();
         let (on_away, away) = (self.hooks.on_away.clone(), store.key.clone());
         let hooks = Hooks { on_away: Box::new(move || on_away(&away)), is_awaited: self.hooks.is_awaited.clone() };
-        Ok(Reader::new(connected, retries, limits, labels, self.metrics.clone(), hooks))
+        Ok(Reader::new(connected, retries, limiter, labels, self.metrics.clone(), hooks))
+    }
+
+    /// One for all connections of a store: its provider counts them together.
+    fn limiter(&self, store: &StoreView, suits: usize) -> Arc<Mutex<Limiter>> {
+        let mut all = self.limiters.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let new = || Arc::new(Mutex::new(Limiter::new(suits, store.limits, Instant::now())));
+        all.entry(store.key.clone()).or_insert_with(new).clone()
+    }
+
+    /// For how long a store has enough to do, if it has; and no connection is made to find out.
+    pub fn crowded(&self, store: &StoreView, namespace: &Arc<str>) -> Option<Duration> {
+        let slot = self.lock().get(&store.connection_key(Some(namespace))).cloned()?;
+        let slot = slot.try_lock().ok()?;
+        match &slot.made {
+            Some((Ok(reader), _)) => reader.crowded(),
+            Some((Err(_), _)) | None => None,
+        }
     }
 
     /// What a connection was made from has changed: it is closed, and the next user makes a new one.
@@ -167,6 +197,7 @@ impl Connections {
             let keys: Vec<ConnectionKey> = slots.keys().filter(|k| k.store == *store).cloned().collect();
             keys.into_iter().filter_map(|key| slots.remove(&key).map(|slot| (key, slot))).collect()
         };
+        self.limiters.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(store);
         for (key, slot) in gone {
             refs.forget(&key);
             close(slot.lock().await.made.take());

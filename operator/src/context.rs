@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
+use lockstep_crds::ExternalSecret;
 use lockstep_providers::{Error, OwnCluster, registry};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -225,6 +226,13 @@ impl Context {
         let entry = self.state.store(store);
         let entry = entry.ok_or_else(|| Error::invalid("spec.secretStoreRef", format!("{store} does not exist")))?;
         self.connections.get(&entry.view, Some(namespace), &self.refs).await
+    }
+
+    /// For how long one of an object's stores has enough to do, if one has.
+    pub fn crowded(&self, key: &ObjectKey, object: &ExternalSecret) -> Option<Duration> {
+        let stores = object.store_refs().map(|r| StoreKey::referred(&key.namespace, r));
+        let waits = stores.filter_map(|store| self.connections.crowded(&self.state.store(&store)?.view, &key.namespace));
+        waits.max()
     }
 
     /// Something that a connection was made from is not what it was: its users connect anew, at once.

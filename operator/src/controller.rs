@@ -63,12 +63,11 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken, synced: impl Fn() +
     });
     let stores = dispatch(ctx.stores.clone(), tasks.clone(), stop.clone(), ctx.clone(), "SecretStore", {
         let ctx = ctx.clone();
-        move |key: StoreKey, wake, active: Active| {
+        move |key: StoreKey, wake, mut active: Active| {
             let ctx = ctx.clone();
             async move {
-                let _active = active;
-                let wait = store::reconcile(&ctx, &key, wake).await?;
-                Some(Next { at: Instant::now() + wait.min(Duration::from_secs(86_400)), turn: None })
+                let wait = store::reconcile(&ctx, &key, wake, &mut active).await?;
+                Some(Next::at(Instant::now() + wait.min(Duration::from_secs(86_400))))
             }
         }
     });
@@ -113,7 +112,7 @@ async fn dispatch<K, F, R>(
             let next = reconcile.await.unwrap_or_else(|_| {
                 ctx.metrics.panicked();
                 tracing::error!(kind, %key, "a reconcile panicked; please report it. The object is tried again in 5 min");
-                Some(Next { at: Instant::now() + Duration::from_secs(300), turn: None })
+                Some(Next::at(Instant::now() + Duration::from_secs(300)))
             });
             queue.done(key, next);
             drop(permit);

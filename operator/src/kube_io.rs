@@ -44,6 +44,15 @@ impl kube::Resource for Meta {
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
+/// A read with the deadline of a write.
+///
+/// # Errors
+/// What the request answers.
+pub async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    let late = |_| Err(kube::Error::Service("no answer in time".into()));
+    tokio::time::timeout(DEADLINE, request).await.unwrap_or_else(late)
+}
+
 /// Writes for one object, or one store: the only way to write. Nothing is sent once its shard is no longer held.
 pub struct Writer<'a> {
     client: &'a Client,

@@ -21,26 +21,28 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those of a store's annotations, and where it has none, those of the command line.
-    ///
-    /// # Errors
-    /// A sentence that names the annotation.
-    pub fn of(annotations: Option<&BTreeMap<String, String>>, default: Self) -> Result<Self, String> {
+    /// Those of a store's annotations, and where it has none or wrong ones, those of the command line; and what is wrong.
+    pub fn of(annotations: Option<&BTreeMap<String, String>>, default: Self) -> (Self, Option<String>) {
         let text = |name: &str| annotations.and_then(|all| all.get(name)).map(|text| text.trim());
-        let wrong = |name: &str, what: &str| format!("metadata.annotations[{name}] is no {what}");
-        let concurrency = match text(ANNOTATION_CONCURRENCY).map(str::parse::<usize>) {
-            None => default.concurrency,
-            Some(Ok(n)) if (1..=1024).contains(&n) => Some(n),
-            Some(_) => return Err(wrong(ANNOTATION_CONCURRENCY, "number from 1 to 1024")),
-        };
-        let per_second = match text(ANNOTATION_RATE).map(str::parse::<f64>) {
-            None => default.per_second,
-            Some(Ok(rate)) if rate.is_finite() && rate >= 0.01 => Some(rate),
-            Some(_) => return Err(wrong(ANNOTATION_RATE, "number of at least 0.01")),
-        };
-        Ok(Self { concurrency, per_second })
+        let mut wrong = None;
+        let mut complain = |name: &str, what: &str| wrong = Some(format!("metadata.annotations[{name}] is no {what}"));
+        let mut limits = default;
+        match text(ANNOTATION_CONCURRENCY).map(str::parse::<usize>) {
+            None => {}
+            Some(Ok(n)) if (1..=1024).contains(&n) => limits.concurrency = Some(n),
+            Some(_) => complain(ANNOTATION_CONCURRENCY, "number from 1 to 1024"),
+        }
+        match text(ANNOTATION_RATE).map(str::parse::<f64>) {
+            None => {}
+            Some(Ok(rate)) if rate.is_finite() && rate >= SLOWEST => limits.per_second = Some(rate),
+            Some(_) => complain(ANNOTATION_RATE, "number of at least 0.1"),
+        }
+        (limits, wrong)
     }
 }
+
+/// The lowest rate: whoever asks first must not wait for longer than a reconcile may take.
+pub const SLOWEST: f64 = 0.1;
 
 /// Whether a call may begin.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,18 +75,37 @@ pub struct Limiter {
     window: (Instant, u32),
     /// Calls a second in the last full second.
     observed: f64,
+    /// When less was granted for the last time.
+    narrowed: Option<Instant>,
 }
 
 impl Limiter {
     /// Grants `suits` calls at once, unless limits say otherwise.
     pub fn new(suits: usize, limits: Limits, now: Instant) -> Self {
         let window = (now, 0);
-        Self { limits, suits, running: 0, share: 1.0, whole: None, credit: 1.0, counted: now, window, observed: 0.0 }
+        Self {
+            limits,
+            suits,
+            running: 0,
+            share: 1.0,
+            whole: None,
+            credit: 1.0,
+            counted: now,
+            window,
+            observed: 0.0,
+            narrowed: None,
+        }
     }
 
     /// Takes other limits from here on.
     pub fn set(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    /// How long so many calls take at the least, if their rate is bounded.
+    pub fn takes(&self, calls: usize) -> Duration {
+        let (_, rate) = self.granted();
+        rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64((calls as f64 - self.credit).max(0.0) / rate))
     }
 
     /// What is granted: calls at once, and calls a second if they are bounded.
@@ -94,7 +115,7 @@ impl Limiter {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        (((most as f64 * self.share) as usize).max(1), rate.map(|rate| (rate * self.share).max(0.01)))
+        (((most as f64 * self.share) as usize).max(1), rate.map(|rate| (rate * self.share).max(SLOWEST)))
     }
 
     fn count(&mut self, now: Instant) {
@@ -125,7 +146,10 @@ impl Limiter {
         }
         if let Some(rate) = rate {
             if self.credit < 1.0 - 1e-9 {
-                return Permission::At(now + Duration::from_secs_f64((1.0 - self.credit) / rate));
+                let wait = Duration::from_secs_f64((1.0 - self.credit) / rate);
+                // What is granted grows while the provider recovers.
+                let wait = if self.share < 1.0 { wait.min(Duration::from_secs(1)) } else { wait };
+                return Permission::At(now + wait);
             }
             self.credit -= 1.0;
         }
@@ -134,11 +158,12 @@ impl Limiter {
         Permission::Now
     }
 
-    /// A call has ended.
-    pub fn ended(&mut self, throttled: bool, now: Instant) {
+    /// A call that began at `begun` has ended. Those that were under way when less was granted ask for nothing new.
+    pub fn ended(&mut self, throttled: bool, begun: Instant, now: Instant) {
         self.running = self.running.saturating_sub(1);
         self.count(now);
-        if throttled {
+        if throttled && self.narrowed.is_none_or(|at| begun >= at) {
+            self.narrowed = Some(now);
             let lately = self.observed.max(f64::from(self.window.1)).max(1.0);
             self.whole = Some(self.whole.unwrap_or(lately));
             self.share = (self.share / 2.0).max(LEAST);
@@ -156,7 +181,7 @@ mod tests {
         for ms in 0..seconds * 1000 {
             let now = start + Duration::from_millis(ms);
             while limiter.take(now) == Permission::Now {
-                limiter.ended(false, now);
+                limiter.ended(false, now, now);
                 begun += 1;
                 if begun > 100_000 || limiter.granted().1.is_none() {
                     break;
@@ -170,14 +195,15 @@ mod tests {
     fn annotations_go_before_flags_and_nonsense_is_named() {
         let map = |k: &str, v: &str| Some(BTreeMap::from([(k.to_owned(), v.to_owned())]));
         let flags = Limits { concurrency: Some(4), per_second: None };
-        assert_eq!(Limits::of(None, flags), Ok(flags));
-        let both = Limits::of(map(ANNOTATION_RATE, "2.5").as_ref(), flags).unwrap();
+        assert_eq!(Limits::of(None, flags), (flags, None));
+        let both = Limits::of(map(ANNOTATION_RATE, "2.5").as_ref(), flags).0;
         assert_eq!(both, Limits { concurrency: Some(4), per_second: Some(2.5) });
-        assert_eq!(Limits::of(map(ANNOTATION_CONCURRENCY, "7").as_ref(), flags).unwrap().concurrency, Some(7));
+        assert_eq!(Limits::of(map(ANNOTATION_CONCURRENCY, "7").as_ref(), flags).0.concurrency, Some(7));
         for (name, value) in
             [(ANNOTATION_RATE, "0"), (ANNOTATION_RATE, "NaN"), (ANNOTATION_RATE, "-1"), (ANNOTATION_CONCURRENCY, "0")]
         {
-            assert!(Limits::of(map(name, value).as_ref(), flags).unwrap_err().contains(name));
+            let (limits, wrong) = Limits::of(map(name, value).as_ref(), flags);
+            assert!(limits == flags && wrong.unwrap().contains(name), "a wrong annotation lifts no limit");
         }
     }
 
@@ -189,7 +215,7 @@ mod tests {
         assert!((195..=205).contains(&begun), "{begun}");
         let mut limiter = Limiter::new(16, Limits { concurrency: Some(2), per_second: None }, start);
         assert_eq!([(); 3].map(|()| limiter.take(start)), [Permission::Now, Permission::Now, Permission::WhenOneEnds]);
-        limiter.ended(false, start);
+        limiter.ended(false, start, start);
         assert_eq!(limiter.take(start), Permission::Now);
     }
 
@@ -200,16 +226,18 @@ mod tests {
         assert_eq!(limiter.granted(), (16, None));
         for ms in 0..1000 {
             assert_eq!(limiter.take(start + Duration::from_millis(ms)), Permission::Now);
-            limiter.ended(false, start + Duration::from_millis(ms));
+            limiter.ended(false, start, start + Duration::from_millis(ms));
         }
         let now = start + Duration::from_secs(1);
         assert_eq!(limiter.take(now), Permission::Now);
-        limiter.ended(true, now);
+        limiter.ended(true, now, now);
+        limiter.ended(true, start, now);
         let (most, rate) = limiter.granted();
         assert_eq!(most, 8);
         assert!((450.0..=550.0).contains(&rate.unwrap()), "half of the thousand a second: {rate:?}");
-        for _ in 0..20 {
-            limiter.ended(true, now);
+        for i in 1..20 {
+            let now = now + Duration::from_millis(i);
+            limiter.ended(true, now, now);
         }
         assert_eq!(limiter.granted().0, 1, "never nothing");
         assert!(begun_in(&mut limiter, now, 60) > 0);

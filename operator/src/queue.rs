@@ -4,7 +4,7 @@
 //! handed out twice at once; a wake that comes while its key is being worked on is not lost; what people changed goes before
 //! periodic refreshes, which wait for their turn ([`crate::turns`]).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -72,6 +72,15 @@ pub struct Next {
     pub at: Instant,
     /// For a periodic refresh, which waits for its turn then.
     pub turn: Option<Turn>,
+    /// What was put off until then, if anything: its causes are not forgotten.
+    pub again: Option<Wake>,
+}
+
+impl Next {
+    /// At a moment.
+    pub fn at(at: Instant) -> Self {
+        Self { at, turn: None, again: None }
+    }
 }
 
 #[derive(Default)]
@@ -83,6 +92,13 @@ struct Entry {
     /// Whether the timer is that of a refresh, which waits for its turn.
     paced: bool,
     turn: Option<Turn>,
+    again: Option<Wake>,
+}
+
+/// Refreshes of like intervals.
+struct Class<K> {
+    due: BTreeSet<(Instant, K)>,
+    turns: Turns,
 }
 
 /// The pure part.
@@ -90,22 +106,25 @@ pub struct Schedule<K> {
     entries: HashMap<K, Entry>,
     lane: VecDeque<K>,
     timers: BTreeSet<(Instant, K)>,
-    refreshes: BTreeSet<(Instant, K)>,
-    turns: Turns,
+    classes: BTreeMap<u32, Class<K>>,
     running: usize,
+}
+
+impl<K: Clone + Eq + Hash + Ord> Default for Schedule<K> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
     /// Nothing to do yet.
-    pub fn new(now: Instant) -> Self {
-        Self {
-            entries: HashMap::new(),
-            lane: VecDeque::new(),
-            timers: BTreeSet::new(),
-            refreshes: BTreeSet::new(),
-            turns: Turns::new(now),
-            running: 0,
-        }
+    pub fn new() -> Self {
+        Self { entries: HashMap::new(), lane: VecDeque::new(), timers: BTreeSet::new(), classes: BTreeMap::new(), running: 0 }
+    }
+
+    fn class(&mut self, turn: Turn) -> &mut Class<K> {
+        let new = || Class { due: BTreeSet::new(), turns: Turns::new(Instant::now()) };
+        self.classes.entry(turn.class()).or_insert_with(new)
     }
 
     /// Asks for a reconcile as soon as possible.
@@ -132,26 +151,36 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
     /// Sets the key's only timer.
     pub fn set_timer(&mut self, key: K, next: Option<Next>) {
         let entry = self.entries.entry(key.clone()).or_default();
+        entry.again = next.and_then(|n| n.again);
         if let Some(turn) = next.and_then(|n| n.turn).filter(|turn| entry.turn != Some(*turn)) {
-            if let Some(old) = entry.turn.replace(turn) {
-                self.turns.leave(old);
+            // Its timer stands in the class of its former turn.
+            self.set(key.clone(), None, false);
+            let old = self.entries.get_mut(&key).and_then(|entry| entry.turn.replace(turn));
+            if let Some(old) = old {
+                self.class(old).turns.leave(old);
             }
-            self.turns.join(turn);
+            self.class(turn).turns.join(turn);
         }
         self.set(key, next.map(|n| n.at), next.is_some_and(|n| n.turn.is_some()));
     }
 
     fn set(&mut self, key: K, at: Option<Instant>, paced: bool) {
         let entry = self.entries.entry(key.clone()).or_default();
-        if let Some(old) = entry.timer.take() {
-            let timers = if entry.paced { &mut self.refreshes } else { &mut self.timers };
-            timers.remove(&(old, key.clone()));
+        let turn = entry.turn;
+        let old = entry.timer.take().map(|at| (at, entry.paced));
+        (entry.timer, entry.paced) = (at, paced);
+        if let Some((at, paced)) = old {
+            self.timers(turn.filter(|_| paced)).remove(&(at, key.clone()));
         }
-        entry.timer = at;
-        entry.paced = paced;
         if let Some(at) = at {
-            let timers = if paced { &mut self.refreshes } else { &mut self.timers };
-            timers.insert((at, key));
+            self.timers(turn.filter(|_| paced)).insert((at, key));
+        }
+    }
+
+    fn timers(&mut self, turn: Option<Turn>) -> &mut BTreeSet<(Instant, K)> {
+        match turn {
+            Some(turn) => &mut self.class(turn).due,
+            None => &mut self.timers,
         }
     }
 
@@ -161,8 +190,10 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
         let popped = self.pop_lane().or_else(|| self.pop_timer(now)).or_else(|| self.pop_refresh(now));
         let (key, wake) = popped?;
         self.set(key.clone(), None, false);
+        let mut wake = wake;
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.running = true;
+            wake = entry.again.take().map_or(wake, |again| again.merge(wake));
         }
         self.running += 1;
         Some((key, wake))
@@ -187,12 +218,17 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
     }
 
     fn pop_refresh(&mut self, now: Instant) -> Option<(K, Wake)> {
-        while let Some((at, key)) = self.refreshes.first().filter(|(at, _)| *at <= now).cloned() {
-            let turn = self.entries.get(&key).and_then(|e| e.turn)?;
-            if !self.turns.take(turn, now) {
-                return None;
-            }
-            if let Some(due) = self.take_due(key, Wake::turn(at)) {
+        // The class whose first has waited longest goes first; one without credit lets the others go.
+        let mut heads: Vec<(Instant, u32, K)> = Vec::new();
+        for (class, all) in &self.classes {
+            heads.extend(all.due.first().filter(|(at, _)| *at <= now).map(|(at, key)| (*at, *class, key.clone())));
+        }
+        heads.sort();
+        for (at, class, key) in heads {
+            let Some(turn) = self.entries.get(&key).and_then(|e| e.turn) else { continue };
+            if self.classes.get_mut(&class).is_some_and(|all| all.turns.take(turn, now))
+                && let Some(due) = self.take_due(key, Wake::turn(at))
+            {
                 return Some(due);
             }
         }
@@ -219,7 +255,7 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
             self.lane.push_back(key.clone());
         }
         // A timer that was set meanwhile stands, if it is earlier.
-        let meanwhile = entry.timer.map(|at| Next { at, turn: entry.turn.filter(|_| entry.paced) });
+        let meanwhile = entry.timer.map(|at| Next { at, turn: entry.turn.filter(|_| entry.paced), again: entry.again });
         let next = next.into_iter().chain(meanwhile).min_by_key(|n| n.at);
         if next.is_none() && entry.wake.is_none() {
             self.forget(&key);
@@ -230,18 +266,24 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
 
     fn forget(&mut self, key: &K) {
         if let Some(turn) = self.entries.remove(key).and_then(|e| e.turn) {
-            self.turns.leave(turn);
+            let class = self.class(turn);
+            class.turns.leave(turn);
+            if class.turns.is_empty() && class.due.is_empty() {
+                self.classes.remove(&turn.class());
+            }
         }
     }
 
     /// When the next key can be handed out, if nothing else happens.
     pub fn next_timer(&mut self, now: Instant) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        let refresh = self.refreshes.first().map(|(at, key)| {
-            let turn = self.entries.get(key).and_then(|e| e.turn);
-            turn.map_or(*at, |turn| self.turns.earliest(turn, now).max(*at))
+        let entries = &self.entries;
+        let refreshes = self.classes.values_mut().filter_map(|class| {
+            let (at, key) = class.due.first()?;
+            let turn = entries.get(key).and_then(|e| e.turn)?;
+            Some(class.turns.earliest(turn, now).max(*at))
         });
-        timer.into_iter().chain(refresh).min()
+        refreshes.chain(timer).min()
     }
 
     /// How many keys wait for a worker, timers left out.
@@ -251,7 +293,7 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
 
     /// How many refreshes are due and wait for their turn.
     pub fn overdue(&self, now: Instant) -> usize {
-        self.refreshes.iter().take_while(|(at, _)| *at <= now).count()
+        self.classes.values().map(|class| class.due.iter().take_while(|(at, _)| *at <= now).count()).sum()
     }
 
     /// How many keys are being worked on.
@@ -261,7 +303,7 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
 
     /// Refreshes a second that the keys ask for, those that share a read counted once.
     pub fn steady_rate(&self) -> f64 {
-        self.turns.steady()
+        self.classes.values().map(|class| class.turns.steady()).sum()
     }
 
     /// The cause of the key that waits longest.
@@ -284,7 +326,7 @@ impl<K> Clone for Queue<K> {
 
 impl<K: Clone + Eq + Hash + Ord> Default for Queue<K> {
     fn default() -> Self {
-        Self { schedule: Arc::new(Mutex::new(Schedule::new(Instant::now()))), notify: Arc::default() }
+        Self { schedule: Arc::new(Mutex::new(Schedule::new())), notify: Arc::default() }
     }
 }
 
@@ -370,7 +412,7 @@ mod tests {
     #[test]
     fn woken_keys_go_before_timers_and_timers_go_oldest_first() {
         let now = Instant::now();
-        let mut s = Schedule::new(now);
+        let mut s = Schedule::new();
         s.set_timer("late", alone(now - Duration::from_secs(1)));
         s.set_timer("later", alone(now - Duration::from_secs(2)));
         s.set_timer("future", alone(now + Duration::from_secs(1)));
@@ -380,11 +422,11 @@ mod tests {
     }
 
     fn alone(at: Instant) -> Option<Next> {
-        Some(Next { at, turn: None })
+        Some(Next::at(at))
     }
 
     fn refresh(group: u64, every_ms: u64, at: Instant) -> Option<Next> {
-        Some(Next { at, turn: Some(Turn { group, every_ms }) })
+        Some(Next { turn: Some(Turn { group, every_ms }), ..Next::at(at) })
     }
 
     /// Everything that is handed out in each of the seconds from `start` on; each run ends at once, and its key is due again after
@@ -405,7 +447,7 @@ mod tests {
     #[test]
     fn what_is_overdue_is_served_oldest_first_at_twice_the_steady_rate_and_changes_go_before_it() {
         let start = Instant::now();
-        let mut s = Schedule::new(start);
+        let mut s = Schedule::new();
         // 600 objects at a minute: 10 a second. All were due in the last hour, as after a night without a leader.
         for key in 0..600 {
             s.set_timer(key, refresh(key, 60_000, start - Duration::from_secs(3600 - key * 5)));
@@ -423,7 +465,7 @@ mod tests {
     #[test]
     fn objects_that_share_a_read_come_together_and_count_once() {
         let start = Instant::now();
-        let mut s = Schedule::new(start);
+        let mut s = Schedule::new();
         for key in 0..1000 {
             s.set_timer(key, refresh(1, 3_600_000, start));
         }
@@ -440,9 +482,45 @@ mod tests {
     }
 
     #[test]
+    fn a_backlog_of_long_intervals_does_not_hold_up_short_ones() {
+        let start = Instant::now();
+        let mut s = Schedule::new();
+        for key in 0..10_000 {
+            s.set_timer(key, refresh(key, 86_400_000, start - Duration::from_secs(7200)));
+        }
+        for key in 20_000..20_060 {
+            s.set_timer(key, refresh(key, 60_000, start + Duration::from_secs(key - 20_000)));
+        }
+        let mut late = Duration::ZERO;
+        for ms in 0..60_000 {
+            let now = start + Duration::from_millis(ms);
+            while let Some((key, wake)) = s.pop(now) {
+                if key >= 20_000 {
+                    late = late.max(now - wake.at);
+                }
+                s.done(key, None);
+            }
+        }
+        assert!(late < Duration::from_secs(2), "{late:?}");
+        assert!(s.overdue(start + Duration::from_secs(60)) > 9_000);
+    }
+
+    #[test]
+    fn what_is_put_off_keeps_its_causes() {
+        let now = Instant::now();
+        let mut s = Schedule::new();
+        s.wake("a", Wake::store(now));
+        let (key, wake) = s.pop(now).expect("a");
+        let later = now + Duration::from_secs(5);
+        s.done(key, Some(Next { again: Some(wake), ..Next::at(later) }));
+        assert!(s.pop(now).is_none());
+        assert_eq!(s.pop(later).expect("a").1, Wake { at: later, ..Wake::store(now) });
+    }
+
+    #[test]
     fn a_wake_in_turn_is_a_refresh_for_those_that_have_one_and_at_once_for_others() {
         let start = Instant::now();
-        let mut s = Schedule::new(start);
+        let mut s = Schedule::new();
         for key in 0..3 {
             s.set_timer(key, refresh(key, 60_000, start + Duration::from_secs(50)));
         }
@@ -458,7 +536,7 @@ mod tests {
     #[test]
     fn a_wake_during_a_run_makes_one_more_run_that_knows_all_causes() {
         let now = Instant::now();
-        let mut s = Schedule::new(now);
+        let mut s = Schedule::new();
         s.wake("a", Wake::changed(now));
         let (key, _) = s.pop(now).expect("a");
         s.wake("a", Wake::target(now));
@@ -477,7 +555,7 @@ mod tests {
         #[test]
         fn no_wake_is_lost_and_no_key_runs_twice(steps in proptest::collection::vec((0u8..6, 0u8..5), 1..300)) {
             let start = Instant::now();
-            let mut s = Schedule::<u8>::new(start);
+            let mut s = Schedule::<u8>::new();
             let mut running = std::collections::HashSet::new();
             let mut owed = std::collections::HashSet::new();
             for (i, (action, key)) in steps.into_iter().enumerate() {

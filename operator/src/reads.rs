@@ -8,6 +8,7 @@
 //! a probe reached it.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -28,6 +29,11 @@ const GRACE: Duration = Duration::from_secs(2);
 const REMEMBER: Duration = Duration::from_secs(600);
 /// How long a call waits for others to fill its batch.
 const FILL: Duration = Duration::from_millis(5);
+/// Wants that may wait for a call, and for how long: more than that come again later instead of holding up everybody else.
+const CROWD: usize = 256;
+const LONG: Duration = Duration::from_secs(20);
+/// How soon a connection looks again whose store is busy with calls of its other connections.
+const OTHERS: Duration = Duration::from_millis(20);
 /// How long a throttled connection rests when the provider does not say.
 const REST: Duration = Duration::from_secs(5);
 
@@ -74,7 +80,8 @@ struct Pending {
 struct State {
     slots: HashMap<ReadKey, Slot>,
     pending: VecDeque<Pending>,
-    limiter: Limiter,
+    /// Calls of this connection that are under way.
+    calling: usize,
     /// When pending calls are looked at again.
     timer: Option<Instant>,
     next_id: u64,
@@ -89,6 +96,8 @@ pub struct Reader {
     capabilities: Capabilities,
     retries: Retries,
     state: Mutex<State>,
+    /// Shared by all connections of the store.
+    limiter: Arc<Mutex<Limiter>>,
     labels: StoreLabels,
     metrics: Arc<Metrics>,
     hooks: Hooks,
@@ -130,7 +139,7 @@ impl Reader {
     pub fn new(
         provider: Arc<dyn Provider>,
         retries: Retries,
-        limits: Limits,
+        limiter: Arc<Mutex<Limiter>>,
         labels: StoreLabels,
         metrics: Arc<Metrics>,
         hooks: Hooks,
@@ -139,14 +148,14 @@ impl Reader {
         let state = State {
             slots: HashMap::new(),
             pending: VecDeque::new(),
-            limiter: Limiter::new(capabilities.concurrency, limits, Instant::now()),
+            calling: 0,
             timer: None,
             next_id: 0,
             sweeping: false,
             throttled_until: None,
             away: None,
         };
-        Arc::new(Self { provider, capabilities, retries, state: Mutex::new(state), labels, metrics, hooks })
+        Arc::new(Self { provider, capabilities, retries, state: Mutex::new(state), limiter, labels, metrics, hooks })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -155,7 +164,20 @@ impl Reader {
 
     /// Takes the limits that people set from here on.
     pub fn set_limits(&self, limits: Limits) {
-        self.lock().limiter.set(limits);
+        self.limiter().set(limits);
+    }
+
+    fn limiter(&self) -> MutexGuard<'_, Limiter> {
+        self.limiter.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// For how long there is enough to do: whoever comes now had better come later.
+    pub fn crowded(&self) -> Option<Duration> {
+        let waiting = self.lock().pending.len();
+        let size = self.capabilities.batch.max(1);
+        let takes = self.limiter().takes(waiting.div_ceil(size) + 1);
+        let many = waiting >= CROWD.max(size * 4);
+        (many || takes > LONG).then(|| takes.clamp(Duration::from_secs(1), LONG * 3))
     }
 
     /// Reads remote secrets; no answer is older than `fresh_after`. Answers stand in the order of `wants`.
@@ -235,10 +257,11 @@ impl Reader {
             if state.pending.len() < size && size > 1 && now < filled {
                 return self.pump_at(&mut state, filled);
             }
-            match state.limiter.take(now) {
-                Permission::Now => {}
+            match self.limiter().take(now) {
+                Permission::Now => state.calling += 1,
                 Permission::At(at) => return self.pump_at(&mut state, at),
-                Permission::WhenOneEnds => return,
+                Permission::WhenOneEnds if state.calling > 0 => return,
+                Permission::WhenOneEnds => return self.pump_at(&mut state, now + OTHERS),
             }
             let count = state.pending.len().min(size);
             let batch: Vec<Pending> = state.pending.drain(..count).collect();
@@ -268,17 +291,27 @@ impl Reader {
             wants.push(pending.want);
             replies.push(pending.reply);
         }
-        let answers = match self.closed(Instant::now()) {
-            Some(error) => wants.iter().map(|_| Err(error.clone())).collect(),
-            None => self.ask(&wants).await,
+        let (answers, asked) = match self.closed(Instant::now()) {
+            Some(error) => (wants.iter().map(|_| Err(error.clone())).collect(), false),
+            // A slot of the limiter must not be lost with a call that panics.
+            None => match AssertUnwindSafe(self.ask(&wants)).catch_unwind().await {
+                Ok(answers) => (answers, true),
+                Err(_) => {
+                    self.metrics.panicked();
+                    tracing::error!(store = %self.labels.store, "a provider panicked; please report it");
+                    let error = Error::unavailable("the provider failed unexpectedly; please report it");
+                    (wants.iter().map(|_| Err(error.clone())).collect(), true)
+                }
+            },
         };
         self.metrics.calls_saved(&self.labels, "batch", wants.len().saturating_sub(1) as u64);
         self.learn(&wants, &answers, begun);
-        let throttled = answers.iter().any(|a| matches!(a, Err(Error::Throttled { .. })));
+        let throttled = asked && answers.iter().any(|a: &Result<Fetched>| matches!(a, Err(Error::Throttled { .. })));
         for (reply, answer) in replies.into_iter().zip(answers) {
             let _ = reply.send(answer);
         }
-        self.lock().limiter.ended(throttled, Instant::now());
+        self.limiter().ended(throttled, begun, Instant::now());
+        self.lock().calling -= 1;
         self.pump();
         self.sweep_later();
     }
@@ -341,7 +374,7 @@ impl Reader {
         });
         let mut state = self.lock();
         if let Some(rest) = rest.max() {
-            state.throttled_until = Some(Instant::now() + rest);
+            state.throttled_until = state.throttled_until.max(Some(Instant::now() + rest));
         }
         if let Some(error) = away {
             let news = state.away.is_none();
@@ -355,6 +388,11 @@ impl Reader {
         // Nobody waits for a closed door.
         if let Some(error) = closed(&state, Instant::now()) {
             let pending = std::mem::take(&mut state.pending);
+            for p in &pending {
+                if let Some(slot) = state.slots.get_mut(&ReadKey::of(&p.want)) {
+                    slot.read.take_if(|read| read.id == p.id);
+                }
+            }
             drop(state);
             pending.into_iter().for_each(|p| drop(p.reply.send(Err(error.clone()))));
         }
@@ -434,7 +472,8 @@ fn closed(state: &State, now: Instant) -> Option<Error> {
 
 /// Whether an answer is a failure that may have passed: nobody else is given it.
 fn passed(answer: &Answer) -> bool {
-    matches!(answer.peek(), Some(Ok(Err(Error::Unavailable { .. } | Error::Throttled { .. }))))
+    // Nobody may have looked at it yet.
+    matches!(answer.clone().now_or_never(), Some(Ok(Err(Error::Unavailable { .. } | Error::Throttled { .. })) | Err(_)))
 }
 
 fn result_label(answer: &Result<Fetched>) -> &'static str {
@@ -491,10 +530,14 @@ mod tests {
         Hooks { on_away: Box::new(|| {}), is_awaited: Arc::new(|_| false) }
     }
 
+    fn free() -> Arc<Mutex<Limiter>> {
+        Arc::new(Mutex::new(Limiter::new(2, Limits::default(), Instant::now())))
+    }
+
     fn reader(batch: usize) -> (Arc<Script>, Arc<Reader>) {
         let script = Arc::new(Script { calls: 0.into(), wants: 0.into(), batch, fail: Mutex::new(None) });
         let labels = StoreLabels { store: "SecretStore a/b".into(), provider: "script".into() };
-        let reader = Reader::new(script.clone(), Retries::default(), Limits::default(), labels, Arc::default(), nobody());
+        let reader = Reader::new(script.clone(), Retries::default(), free(), labels, Arc::default(), nobody());
         (script, reader)
     }
 
@@ -552,7 +595,7 @@ mod tests {
             Arc::new(move |made| oldest.lock().unwrap().is_some_and(|cause| cause <= made))
         };
         let hooks = Hooks { on_away: Box::new(|| {}), is_awaited };
-        let reader = Reader::new(script, Retries::default(), Limits::default(), labels, Arc::default(), hooks);
+        let reader = Reader::new(script, Retries::default(), free(), labels, Arc::default(), hooks);
         reader.read(&[Want::latest("a")], Instant::now()).await;
         tokio::time::sleep(GRACE * 3).await;
         assert!(reader.lock().slots.values().all(|slot| slot.read.is_some()));
@@ -595,7 +638,7 @@ mod tests {
             Arc::new(Script { calls: 0.into(), wants: 0.into(), batch: 1, fail: Mutex::new(Some(Error::unavailable("x"))) });
         let labels = StoreLabels { store: "SecretStore a/b".into(), provider: "script".into() };
         let retries = Retries { max: 2, interval: Duration::from_secs(3) };
-        let reader = Reader::new(script.clone(), retries, Limits::default(), labels, Arc::default(), nobody());
+        let reader = Reader::new(script.clone(), retries, free(), labels, Arc::default(), nobody());
         let begun = Instant::now();
         assert!(reader.read(&[Want::latest("a")], begun).await[0].is_err());
         assert_eq!(script.calls.load(Ordering::SeqCst), 3);
@@ -634,5 +677,76 @@ mod tests {
         *script.fail.lock().unwrap() = None;
         assert!(reader.probe().await.is_ok());
         assert_eq!(text(&reader.read(&[Want::latest("d")], Instant::now()).await[0]), "d#4");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_of_a_store_share_its_limit_and_none_of_them_is_forgotten() {
+        let (limiter, begun) = (free(), Instant::now());
+        limiter.lock().unwrap().set(Limits { concurrency: Some(1), per_second: None });
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                let script = Arc::new(Script { calls: 0.into(), wants: 0.into(), batch: 1, fail: Mutex::new(None) });
+                let labels = StoreLabels { store: "ClusterSecretStore b".into(), provider: "script".into() };
+                Reader::new(script, Retries::default(), limiter.clone(), labels, Arc::default(), nobody())
+            })
+            .collect();
+        let wants: Vec<Want> = (0..10).map(|i| Want::latest(format!("k{i}"))).collect();
+        let all = futures::future::join_all(readers.iter().map(|reader| reader.read(&wants, begun))).await;
+        assert!(all.iter().flatten().all(Result::is_ok));
+        // Thirty calls of 10 ms, one at a time.
+        assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_with_enough_to_do_says_so_and_what_a_closed_door_turned_away_is_asked_anew() {
+        let (script, reader) = reader(1);
+        assert_eq!(reader.crowded(), None);
+        reader.set_limits(Limits { concurrency: None, per_second: Some(0.1) });
+        let wants: Vec<Want> = (0..5).map(|i| Want::latest(format!("k{i}"))).collect();
+        let waiting = tokio::spawn({
+            let (reader, wants) = (reader.clone(), wants.clone());
+            async move { reader.read(&wants, Instant::now()).await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(reader.crowded().is_some_and(|wait| wait > LONG));
+        // The next call finds the provider throttling: everybody is told at once.
+        *script.fail.lock().unwrap() =
+            Some(Error::Throttled { retry_after: Some(Duration::from_secs(30)), message: "slow".into() });
+        let answers = waiting.await.unwrap();
+        assert!(answers[1..].iter().all(|a| matches!(a, Err(Error::Throttled { .. }))), "{answers:?}");
+        assert_eq!(script.calls.load(Ordering::SeqCst), 2);
+        assert_eq!(reader.crowded(), None, "nobody waits any more");
+        *script.fail.lock().unwrap() = None;
+        reader.set_limits(Limits { concurrency: None, per_second: Some(100.0) });
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert_eq!(text(&reader.read(&wants[4..], Instant::now()).await[0]), "k4#3");
+    }
+
+    struct Broken;
+
+    #[async_trait]
+    impl Provider for Broken {
+        async fn validate(&self) -> Result<Validity> {
+            Ok(Validity::Valid)
+        }
+        fn capabilities(&self) -> Capabilities {
+            Capabilities { access: Access::ReadOnly, batch: 1, concurrency: 1 }
+        }
+        async fn get(&self, _: &[Want]) -> Vec<Result<Fetched>> {
+            panic!("a provider's mistake")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_panics_fails_its_call_and_no_later_one() {
+        let labels = StoreLabels { store: "SecretStore a/b".into(), provider: "broken".into() };
+        let reader = Reader::new(Arc::new(Broken), Retries::default(), free(), labels, Arc::default(), nobody());
+        for i in 0..5 {
+            let answer = reader.read(&[Want::latest(format!("k{i}"))], Instant::now()).await;
+            assert!(
+                matches!(&answer[0], Err(Error::Unavailable { message, .. }) if message.contains("please report")),
+                "{answer:?}"
+            );
+        }
     }
 }

@@ -208,9 +208,11 @@ impl State {
     pub fn store_applied(&self, entry: StoreEntry) -> StoreNews {
         let before = self.lock().stores.insert(entry.view.key.clone(), entry.clone());
         match before {
-            Some(b) if b.view.identity == entry.view.identity => {
-                StoreNews { spec: false, limits: b.view.limits != entry.view.limits, ready: entry.is_ready() && !b.is_ready() }
-            }
+            Some(b) if b.view.identity == entry.view.identity => StoreNews {
+                spec: false,
+                limits: (b.view.limits, &b.view.wrong_limits) != (entry.view.limits, &entry.view.wrong_limits),
+                ready: entry.is_ready() && !b.is_ready(),
+            },
             Some(_) | None => StoreNews { spec: true, limits: true, ready: false },
         }
     }
@@ -233,7 +235,7 @@ impl State {
         let users = inner.by_store.get(store).into_iter().flatten();
         users
             .filter(|k| scope.is_none_or(|s| *k.namespace == *s))
-            .filter(|k| !failed || inner.objects.get(k).and_then(|o| o.memo.as_ref()).is_none_or(|m| m.ready != Some(true)))
+            .filter(|k| !failed || inner.objects.get(k).and_then(|o| o.memo.as_ref()).is_some_and(|m| m.ready != Some(true)))
             .cloned()
             .collect()
     }
@@ -421,5 +423,6 @@ pub fn admits(conditions: &[StoreCondition], namespace: &str, labels: Option<&BT
 /// Takes a spec over from either kind of store.
 pub fn view(key: StoreKey, meta: &ObjectMeta, spec: SecretStoreSpec, limits: Limits) -> StoreView {
     let identity = (meta.uid.clone().unwrap_or_default(), meta.generation.unwrap_or(0));
-    StoreView { key, identity, spec: Arc::new(spec), limits: Limits::of(meta.annotations.as_ref(), limits) }
+    let (limits, wrong_limits) = Limits::of(meta.annotations.as_ref(), limits);
+    StoreView { key, identity, spec: Arc::new(spec), limits, wrong_limits }
 }

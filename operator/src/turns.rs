@@ -20,7 +20,7 @@ pub struct Turn {
     pub every_ms: u64,
 }
 
-/// However few the objects: so many overdue refreshes may begin in a second.
+/// However few the objects of a class: so many overdue refreshes may begin in a second.
 const FLOOR: f64 = 1.0;
 /// How many times the steady rate overdue refreshes may reach.
 const PEAK: f64 = 2.0;
@@ -46,13 +46,18 @@ impl Turn {
         last.checked_add(wait).unwrap_or(Timestamp::MAX)
     }
 
+    /// Its class: refreshes of like intervals share a bucket, so that a backlog of long ones never holds up short ones.
+    pub fn class(&self) -> u32 {
+        self.every_ms.max(1).ilog2()
+    }
+
     /// How long the others of a group may follow for nothing.
     fn together(&self) -> Duration {
         TOGETHER.min(Duration::from_millis(self.every_ms / 2))
     }
 }
 
-/// Who may begin: a bucket that fills at [`PEAK`] times the steady rate.
+/// Who of a class may begin: a bucket that fills at [`PEAK`] times the steady rate.
 #[derive(Debug)]
 pub struct Turns {
     groups: HashMap<Turn, u32>,
@@ -92,6 +97,11 @@ impl Turns {
             self.recent.remove(&turn);
             self.steady_nano -= nano(turn);
         }
+    }
+
+    /// Whether nobody takes part.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
     }
 
     /// Refreshes a second that the objects ask for, each group once.

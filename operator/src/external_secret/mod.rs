@@ -35,6 +35,8 @@ use status::{Failure, Gone, Outcome, Report, Requeue, Retry};
 
 /// How old a shared answer may be for a periodic refresh, as a share of its interval.
 const SLACK: f64 = 0.1;
+/// How far apart those that are refreshed together may come.
+const TOGETHER: Duration = Duration::from_secs(5);
 
 /// What the condition says when all is well.
 const SYNCED: &str = "secret synced";
@@ -166,7 +168,13 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
         wake,
         now,
     };
-    let (outcome, settings) = match plan::plan(&observed) {
+    let plan = plan::plan(&observed);
+    if let (Plan::Fetch(_), Some(wait)) = (&plan, ctx.crowded(key, &object)) {
+        // Its store has enough to do: whoever waits for another store must not wait behind this one.
+        let spread = wait.mul_f64(f64::from(rand::random::<f32>()));
+        return Some(Next { again: Some(wake), ..Next::at(Instant::now() + wait + spread) });
+    }
+    let (outcome, settings) = match plan {
         Plan::Ignore => return None,
         Plan::Skip(due) => {
             if first {
@@ -192,13 +200,13 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
 /// From the wall clock that an object's times are told by to the one that the queue goes by.
 fn next(now: Timestamp, requeue: Requeue) -> Next {
     // Durations of years, such as a refreshInterval can be, have no place on a timer.
-    const FAR: Duration = Duration::from_secs(86_400);
+    const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
     match requeue {
-        Requeue::After(wait) => Next { at: Instant::now() + wait.min(FAR), turn: None },
+        Requeue::After(wait) => Next::at(Instant::now() + wait.min(FAR)),
         Requeue::Turn(due) => {
             let over = status::until(due.at, now);
             let at = Instant::now() + status::until(now, due.at).min(FAR);
-            Next { at: at.checked_sub(over).unwrap_or(at), turn: Some(due.turn) }
+            Next { turn: Some(due.turn), ..Next::at(at.checked_sub(over).unwrap_or(at)) }
         }
     }
 }
@@ -316,9 +324,12 @@ async fn write(
 /// The moment that no answer may be older than: the cause of the wake, save that a periodic refresh takes an answer that is
 /// young against its interval.
 fn fresh_after(memo: &Memo, wake: Wake, settings: &Settings) -> Instant {
-    let periodic = memo.failures == 0 && !(wake.changed || wake.store || wake.target);
+    let periodic = memo.ready == Some(true) && memo.failures == 0 && !(wake.changed || wake.store || wake.target);
     let slack = settings.interval.filter(|_| periodic).map_or(Duration::ZERO, |i| i.mul_f64(SLACK));
-    wake.at.checked_sub(slack).unwrap_or(wake.at)
+    let since = wake.at.checked_sub(slack).unwrap_or(wake.at);
+    // One that is served late is not content with what was new when it was due.
+    let late = Instant::now().checked_sub(slack.max(TOGETHER)).filter(|_| wake.turn);
+    late.map_or(since, |late| since.max(late))
 }
 
 /// Reads every source, each store's in one go; the answers stand in the order of the sources.

@@ -93,9 +93,10 @@ impl Settings {
         Some(Due { at: if last > now { now } else { turn.after(last) }, turn })
     }
 
-    /// As soon as its turn comes.
-    fn at_once(&self, now: Timestamp) -> Due {
-        Due { at: now, turn: self.turn(self.interval.unwrap_or(WITHOUT_INTERVAL)) }
+    /// When its turn comes after a wait.
+    pub fn in_turn(&self, now: Timestamp, wait: Duration) -> Due {
+        let at = now.checked_add(wait).unwrap_or(Timestamp::MAX);
+        Due { at, turn: self.turn(self.interval.unwrap_or(WITHOUT_INTERVAL)) }
     }
 
     /// When what failed for good is tried again, whatever the policy says of refreshes.
@@ -153,7 +154,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
             RefreshPolicy::CreatedOnce => false,
         };
     if !refresh && old_failure && settings.policy == RefreshPolicy::Periodic {
-        return Plan::Skip(Some(settings.at_once(*now)));
+        return Plan::Skip(Some(settings.in_turn(*now, Duration::ZERO)));
     }
     // What is synced once, or on changes, is not read again because something failed in between: it is looked at.
     match (refresh, touched || failed && writes, target) {

@@ -198,7 +198,11 @@ pub fn report(
         Outcome::Failed(Failure { category: "throttled", retry, .. }) if memo.ready == Some(true) => {
             // The Secret is as it was a refresh ago, and the store only wants us to wait.
             next.owed = true;
-            let requeue = after(retry, object, settings, &next, now);
+            let requeue = match (retry, settings) {
+                // In turns: what was put off together must not come back together.
+                (Retry::After(wait), Some(settings)) => Some(Requeue::Turn(settings.in_turn(now, wait))),
+                _ => after(retry, object, settings, &next, now),
+            };
             return Report { patch: None, event: None, memo: next, requeue, label: ("deferred", "throttled") };
         }
         Outcome::Failed(failure) => {
@@ -235,19 +239,23 @@ pub fn until(now: Timestamp, at: Timestamp) -> Duration {
 
 fn after(retry: Retry, object: &ExternalSecret, settings: Option<&Settings>, memo: &Memo, now: Timestamp) -> Option<Requeue> {
     match retry {
-        Retry::Now => Some(Requeue::After(Duration::from_millis(50))),
-        Retry::After(wait) => Some(Requeue::After(wait + Duration::from_millis(100))),
-        Retry::Backoff => {
+        Retry::Now if memo.failures <= 2 => Some(Requeue::After(Duration::from_millis(50))),
+        Retry::After(wait) => Some(Requeue::After(wait + Duration::from_millis(100) + wait.mul_f64(share(object, memo)))),
+        Retry::Now | Retry::Backoff => {
             let exponent = memo.failures.saturating_sub(1).min(20);
             let wait = BACKOFF_FIRST.saturating_mul(1 << exponent).min(BACKOFF_MAX);
-            // A fixed share of it that differs from object to object: those that failed together do not return together.
-            let identity = object.metadata.uid.as_deref().unwrap_or_default();
-            let share = identity.bytes().fold(memo.failures as u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b))) % 250;
-            Some(Requeue::After(wait.mul_f64(1.0 - share as f64 / 1000.0)))
+            Some(Requeue::After(wait.mul_f64(1.0 - share(object, memo))))
         }
         // Whatever the policy says of refreshes: what failed is tried again.
         Retry::AtInterval => settings.map(|s| Requeue::Turn(s.next_try(now))),
     }
+}
+
+/// Up to a quarter, another one for each object: those that failed together do not return together.
+fn share(object: &ExternalSecret, memo: &Memo) -> f64 {
+    let identity = object.metadata.uid.as_deref().unwrap_or_default();
+    let hash = identity.bytes().fold(u64::from(memo.failures), |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
+    (hash % 250) as f64 / 1000.0
 }
 
 /// The smallest patch that makes the status say what is; none when only a time would differ.
@@ -396,7 +404,7 @@ mod tests {
         assert_eq!(wait(Error::invalid("f", "x")).0, at_interval);
         assert_eq!(wait(Error::Unsupported("x".into())).0, at_interval);
         let throttled = Error::Throttled { retry_after: Some(Duration::from_secs(30)), message: "x".into() };
-        assert!((30.0..31.0).contains(&wait(throttled).0));
+        assert!((30.0..=38.0).contains(&wait(throttled).0));
         assert!((0.7..=1.0).contains(&wait(Error::unavailable("x")).0));
         let conflict = tell(&Memo::default(), Outcome::Failed(Failure::writing(ApplyError::Conflict("x".into()))), at(0));
         assert!(wait_of(conflict.requeue) < 1.0);
@@ -451,7 +459,7 @@ mod tests {
         let throttled = Error::Throttled { retry_after: Some(Duration::from_secs(2)), message: "x".into() };
         let r = tell(&ok.memo, failed(throttled), at(1));
         assert_eq!((r.patch, r.memo.ready), (None, Some(true)));
-        assert!(wait_of(r.requeue) < 3.0);
+        assert!(matches!(r.requeue, Some(Requeue::Turn(_))) && wait_of(r.requeue) == 3.0, "in turn, when the rest is over");
     }
 
     #[test]

@@ -16,9 +16,10 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::context::Context;
+use crate::controller::Active;
 use crate::external_secret::kube_error;
 use crate::external_secret::status::rfc3339;
-use crate::keys::StoreKey;
+use crate::keys::{StoreKey, stable_hash};
 use crate::malformed;
 use crate::queue::Wake;
 use crate::state::StoreEntry;
@@ -37,7 +38,7 @@ pub struct StoreMemo {
 }
 
 /// Brings one store's status in line; answers when to look again.
-pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake) -> Option<Duration> {
+pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake, active: &mut Active) -> Option<Duration> {
     let started = Instant::now();
     let Some(entry) = ctx.state.store(key) else {
         ctx.connections.remove(key, &ctx.refs).await;
@@ -56,16 +57,17 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake) -> Option
         Plan::Skip(wait) => return Some(wait),
         Plan::Validate => {}
     }
-    let outcome = validate(ctx, &entry).await;
+    let outcome = active.while_waiting(validate(ctx, &entry)).await;
     if belongs_to_another_operator(&entry, &outcome) {
         return None;
     }
-    let report = status::report(&entry.view.spec, &entry.status, &memo, &outcome, (ctx.clock)());
+    let phase = stable_hash(&[key.namespace.as_deref().unwrap_or_default(), &key.name]);
+    let report = status::report(&entry.view.spec, &entry.status, &memo, &outcome, phase, (ctx.clock)());
     tell(ctx, key, &entry, report, Recovery { was_away: away, since: wake.at }, started).await
 }
 
 async fn validate(ctx: &Arc<Context>, entry: &StoreEntry) -> Outcome {
-    if let Err(why) = &entry.view.limits {
+    if let Some(why) = &entry.view.wrong_limits {
         return Outcome::Failed(Error::invalid("limits", why));
     }
     if let Err(why) = plan::check(&entry.view.spec) {
@@ -80,9 +82,11 @@ async fn validate(ctx: &Arc<Context>, entry: &StoreEntry) -> Outcome {
         futures::future::join_all(probes).await;
         return Outcome::Referent;
     }
-    let reader = match ctx.connections.get(&entry.view, None, &ctx.refs).await {
-        Ok(reader) => reader,
-        Err(error) => return Outcome::Failed(error),
+    let connect = ctx.connections.get(&entry.view, None, &ctx.refs);
+    let reader = match tokio::time::timeout(ctx.options.read_deadline, connect).await {
+        Ok(Ok(reader)) => reader,
+        Ok(Err(error)) => return Outcome::Failed(error),
+        Err(_) => return Outcome::Failed(Error::unavailable("no connection in time")),
     };
     match tokio::time::timeout(ctx.options.read_deadline, reader.probe()).await {
         Ok(Ok(validity)) => Outcome::Answered(validity, reader.access()),
@@ -152,6 +156,7 @@ async fn tell(
     let result = if report.memo.ready == Some(true) { "valid" } else { "invalid" };
     ctx.metrics.reconciled("SecretStore", result, "", started.elapsed());
     let owned = ctx.ownership.owns_store(key);
+    let mut requeue = None;
     if let Some(patch) = report.patch.as_ref().filter(|_| owned) {
         let url = url(ctx, key);
         ctx.metrics.api_request("patch", "secretstores/status");
@@ -160,7 +165,7 @@ async fn tell(
             Err(kube::Error::Api(status)) if status.code == 404 => return None,
             Err(error) => {
                 tracing::warn!(store = %key, error = %kube_error(&error), "status could not be written; trying again");
-                return Some(Duration::from_secs(2));
+                requeue = Some(Duration::from_secs(2));
             }
         }
         tracing::info!(store = %key, result, "store validated");
@@ -175,5 +180,6 @@ async fn tell(
         ctx.wake_failed_users(key, recovery.since);
     }
     // A referent store is never told to be away, but its users wait for it all the same.
-    Some(if referent && still_away { report.requeue.min(status::PROBE_MAX) } else { report.requeue })
+    let wait = if referent && still_away { report.requeue.min(status::PROBE_MAX) } else { report.requeue };
+    Some(requeue.map_or(wait, |soon| wait.min(soon)))
 }

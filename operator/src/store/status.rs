@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::StoreMemo;
 use super::plan::interval;
-use crate::external_secret::status::rfc3339;
+use crate::external_secret::status::{rfc3339, until};
+use crate::turns::Turn;
 
 /// What validation found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +43,15 @@ pub struct Report {
 /// A store whose provider is away is asked again after 1 s, doubling to this: its users are Ready seconds after its return.
 pub const PROBE_MAX: Duration = Duration::from_secs(4);
 
-/// Reckons what follows.
-pub fn report(spec: &SecretStoreSpec, status: &SecretStoreStatus, memo: &StoreMemo, outcome: &Outcome, now: Timestamp) -> Report {
+/// Reckons what follows. Validations of stores with other `phase`s are spread over the interval.
+pub fn report(
+    spec: &SecretStoreSpec,
+    status: &SecretStoreStatus,
+    memo: &StoreMemo,
+    outcome: &Outcome,
+    phase: u64,
+    now: Timestamp,
+) -> Report {
     let (ready, reason, message) = match outcome {
         Outcome::Answered(Validity::Valid, _) => (true, StoreReason::Valid, "store validated".to_owned()),
         Outcome::Answered(Validity::Unknown, _) => {
@@ -63,7 +71,11 @@ pub fn report(spec: &SecretStoreSpec, status: &SecretStoreStatus, memo: &StoreMe
     let failures = if away { memo.failures.saturating_add(1) } else { 0 };
     let requeue = match away {
         true => Duration::from_secs(1 << failures.saturating_sub(1).min(8)).min(PROBE_MAX),
-        false => interval(spec).unwrap_or(Duration::from_secs(300)),
+        false => {
+            let every = interval(spec).unwrap_or(Duration::from_secs(300)).as_millis();
+            let turn = Turn { group: phase, every_ms: u64::try_from(every).unwrap_or(u64::MAX) };
+            until(now, turn.after(now))
+        }
     };
 
     let ours = status.conditions.iter().find(|c| c.type_ == ConditionType::Ready.as_str());
@@ -117,13 +129,17 @@ mod tests {
     fn a_healthy_store_is_told_once_and_validated_again_in_silence() {
         let spec = SecretStoreSpec::default();
         let valid = Outcome::Answered(Validity::Valid, Access::ReadOnly);
-        let first = report(&spec, &SecretStoreStatus::default(), &StoreMemo::default(), &valid, at(0));
+        let first = report(&spec, &SecretStoreStatus::default(), &StoreMemo::default(), &valid, 7, at(0));
         let status = status_of(&first);
         assert_eq!((status.conditions[0].reason.as_deref(), status.capabilities.as_deref()), (Some("Valid"), Some("ReadOnly")));
         assert!(!first.recovered && first.event.is_some(), "its users were woken when it appeared");
-        let again = report(&spec, &status, &first.memo, &valid, at(300));
+        let again = report(&spec, &status, &first.memo, &valid, 7, at(300));
         assert_eq!((again.patch, again.event, again.recovered), (None, None, false));
-        assert_eq!(again.requeue, Duration::from_secs(300));
+        // At its phase: the first time after a third of the interval or later, then every interval.
+        let waits: Vec<u64> =
+            (0..50).map(|phase| report(&spec, &status, &first.memo, &valid, phase << 56, at(300)).requeue.as_secs()).collect();
+        assert!(waits.iter().all(|w| (100..=300).contains(w)), "{waits:?}");
+        assert!(waits.iter().collect::<std::collections::HashSet<_>>().len() > 30, "spread: {waits:?}");
     }
 
     #[test]
@@ -132,23 +148,29 @@ mod tests {
         let away = Outcome::Failed(Error::unreachable("gone"));
         let (mut memo, mut waits) = (StoreMemo::default(), vec![]);
         for i in 0..5 {
-            let r = report(&spec, &SecretStoreStatus::default(), &memo, &away, at(i));
+            let r = report(&spec, &SecretStoreStatus::default(), &memo, &away, 7, at(i));
             waits.push(r.requeue.as_secs());
             memo = r.memo;
         }
         assert_eq!(waits, [1, 2, 4, 4, 4]);
         let wrong = Outcome::Failed(Error::invalid("spec.provider.vault.server", "is no URL"));
-        let r = report(&spec, &SecretStoreStatus::default(), &memo, &wrong, at(9));
-        assert_eq!(r.requeue, Duration::from_secs(300));
+        let r = report(&spec, &SecretStoreStatus::default(), &memo, &wrong, 7, at(9));
+        assert!((Duration::from_secs(100)..=Duration::from_secs(300)).contains(&r.requeue));
         assert_eq!(status_of(&r).conditions[0].message.as_deref(), Some("spec.provider.vault.server: is no URL"));
         let valid = Outcome::Answered(Validity::Valid, Access::ReadOnly);
-        assert!(report(&spec, &SecretStoreStatus::default(), &memo, &valid, at(10)).recovered);
+        assert!(report(&spec, &SecretStoreStatus::default(), &memo, &valid, 7, at(10)).recovered);
     }
 
     #[test]
     fn a_referent_store_stays_true() {
-        let r =
-            report(&SecretStoreSpec::default(), &SecretStoreStatus::default(), &StoreMemo::default(), &Outcome::Referent, at(0));
+        let r = report(
+            &SecretStoreSpec::default(),
+            &SecretStoreStatus::default(),
+            &StoreMemo::default(),
+            &Outcome::Referent,
+            7,
+            at(0),
+        );
         let condition = status_of(&r).conditions[0].clone();
         assert_eq!((condition.status.as_str(), condition.reason.as_deref()), ("True", Some("ValidationUnknown")));
     }

@@ -127,7 +127,8 @@ fn api(ctx: &Context, desired: &Desired) -> Api<Secret> {
 
 async fn get(ctx: &Context, desired: &Desired) -> Result<Option<Secret>, ApplyError> {
     ctx.metrics.api_request("get", "secrets");
-    api(ctx, desired).get_opt(&desired.name).await.map_err(|error| failure(desired, "get", &error))
+    let found = kube_io::in_time(api(ctx, desired).get_opt(&desired.name)).await;
+    found.map_err(|error| failure(desired, "get", &error))
 }
 
 async fn create(ctx: &Context, desired: &Desired) -> Result<kube_io::Meta, ApplyError> {
@@ -181,7 +182,8 @@ pub async fn delete(ctx: &Context, object: &ExternalSecret, seen: &Seen, binding
     let name = format!("Secret {namespace}/{}", binding.name);
     let secrets = Api::<Secret>::namespaced(ctx.client.clone(), namespace);
     ctx.metrics.api_request("get", "secrets");
-    let found = secrets.get_opt(&binding.name).await.map_err(|_| ApplyError::Api(format!("{name}: get failed")))?;
+    let found =
+        kube_io::in_time(secrets.get_opt(&binding.name)).await.map_err(|_| ApplyError::Api(format!("{name}: get failed")))?;
     let Some(existing) = found else { return Ok(false) };
     let mine = object.metadata.uid.as_deref().is_some_and(|own| owned_by(&existing, own));
     if !mine || binding.uid.as_deref() != Some(&**uid) || existing.metadata.uid.as_deref() != Some(&**uid) {
@@ -212,7 +214,7 @@ pub async fn delete(ctx: &Context, object: &ExternalSecret, seen: &Seen, binding
 pub async fn intact(ctx: &Context, object: &ExternalSecret, binding: &Binding) -> Result<Option<Binding>, ApplyError> {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     ctx.metrics.api_request("get", "secrets");
-    let found = Api::<Secret>::namespaced(ctx.client.clone(), namespace).get_opt(&binding.name).await;
+    let found = kube_io::in_time(Api::<Secret>::namespaced(ctx.client.clone(), namespace).get_opt(&binding.name)).await;
     let found = found.map_err(|_| ApplyError::Api(format!("Secret {namespace}/{}: get failed", binding.name)))?;
     let Some(existing) = found else { return Ok(None) };
     let manager_data = if is_exact(object.spec.target.creation_policy) {
