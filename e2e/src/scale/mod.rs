@@ -218,6 +218,14 @@ impl Bench {
         let phase = self.bare_process(&bare, job).await?;
         // They would cost the operator under test a watch event and memory each.
         self.remove(&bare).await?;
+        // The garbage collector must not be at work on them while the operator is measured.
+        for n in 0..bare.namespaces {
+            let api: Api<Secret> = Api::namespaced(self.client.clone(), &bare.namespace_at(n));
+            let all = ListParams::default().labels(bare::LABEL);
+            while !api.list_metadata(&all.clone().limit(1)).await.map_err(|e| e.to_string())?.items.is_empty() {
+                let _ = api.delete_collection(&DeleteParams::default(), &all).await;
+            }
+        }
         Ok(phase)
     }
 

@@ -198,22 +198,24 @@ pub async fn fan_out(options: &Options, objects: u64) -> Outcome {
     Ok(Report { scenario: "fan-out", title, objects, ours, bare: Some(bare), more, reads_by_second })
 }
 
-/// Many SecretStores, an object each.
+/// Many SecretStores, each with a token of its own and an object.
 pub async fn stores(options: &Options, objects: u64) -> Outcome {
     let bench = Bench::start(options).await?;
     let layout = Layout::new(objects, 1, "scale").over(objects.div_ceil(100));
     let bare = bench.bare(&layout, Job::Sync).await?;
     bench.prepare(&layout).await;
-    for n in 0..layout.namespaces {
-        bench.token(&layout.namespace_at(n), ROOT).await;
-    }
     futures::stream::iter(0..objects)
         .for_each_concurrent(32, |i| {
-            let auth = json!({"tokenSecretRef": {"name": "vault-token", "key": "token"}});
+            let token = format!("token-{i}");
+            let auth = json!({"tokenSecretRef": {"name": token, "key": "token"}});
+            let token = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": token}, "stringData": {"token": ROOT}});
             let store = json!({"apiVersion": "external-secrets.io/v1", "kind": "SecretStore", "metadata": {"name": format!("store-{i}")},
                 "spec": {"provider": {"vault": {"server": bench.harness.vault.url, "path": "secret", "auth": auth}}}});
             let (client, namespace) = (&bench.client, layout.namespace(i));
-            async move { drop(harness::apply(client, Some(&namespace), store).await.expect("the store")) }
+            async move {
+                harness::apply(client, Some(&namespace), token).await.expect("the token");
+                harness::apply(client, Some(&namespace), store).await.expect("the store");
+            }
         })
         .await;
     bench.seed(&layout, "1h", &|i| json!({"name": format!("store-{i}")})).await;
@@ -235,7 +237,7 @@ pub async fn stores(options: &Options, objects: u64) -> Outcome {
             sum(&text, "lockstep_provider_calls_total", &["call=\"validate\""]) as f64,
         ),
     ];
-    let title = format!("{objects} SecretStores with an object each");
+    let title = format!("{objects} SecretStores, each with a token of its own and an object");
     Ok(Report { scenario: "stores", title, objects, ours, bare: Some(bare), more, reads_by_second: Vec::new() })
 }
 
