@@ -25,7 +25,7 @@ use crate::keys::{ObjectKey, StoreKey};
 use crate::mirror::{Follower, Guard, follow};
 use crate::queue::{Next, Queue, Wake};
 use crate::state::{StoreEntry, view};
-use crate::{external_secret, store};
+use crate::{external_secret, kube_io, store};
 
 /// Reconciles begun and not ended, however long a provider lets them wait.
 const RECONCILES: usize = 1024;
@@ -45,7 +45,8 @@ const STOP_WITHIN: Duration = Duration::from_millis(2500);
 pub async fn run(ctx: Arc<Context>, stop: CancellationToken, synced: impl Fn() + Send + Sync + 'static) {
     let gate = Gate::new(&ctx);
     let mut watches = tokio::task::JoinSet::new();
-    start_watches(&ctx, &gate, &mut watches, list_style(&ctx.client).await);
+    let style = tokio::select! { style = list_style(&ctx.client) => style, () = stop.cancelled() => return };
+    start_watches(&ctx, &gate, &mut watches, style);
     tokio::select! { () = gate.opened() => {}, () = stop.cancelled() => return }
     ctx.filled.store(true, Ordering::SeqCst);
     synced();
@@ -207,7 +208,7 @@ const PAGE: u32 = 100;
 /// How the first state of things is asked for: one by one where the API server can (WatchList, served by default from 1.34 on),
 /// since a page takes many times its own size while it is parsed.
 async fn list_style(client: &kube::Client) -> watcher::Config {
-    let version = client.apiserver_version().await;
+    let version = kube_io::in_time(client.apiserver_version()).await;
     let number = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
     let one_by_one = version.is_ok_and(|v| (number(&v.major), number(&v.minor)) >= (Some(1), Some(34)));
     let config = watcher::Config::default();

@@ -4,6 +4,11 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard};
 
+use jiff::Timestamp;
+use lockstep_crds::conditions::{Condition, ConditionType};
+
+use crate::external_secret::status::rfc3339;
+
 struct Entry {
     generation: Option<i64>,
     why: String,
@@ -57,7 +62,13 @@ impl<K: Eq + Hash + Clone> Malformed<K> {
     }
 }
 
-/// What the condition of such an object says.
-pub fn message(why: &str) -> String {
-    format!("the object does not parse: {why}; correct it, or install the CRDs of this version")
+/// The condition of such an object.
+pub fn condition(reason: &str, why: &str, now: Timestamp) -> Condition {
+    Condition {
+        type_: ConditionType::Ready.as_str().into(),
+        status: "False".into(),
+        reason: Some(reason.into()),
+        message: Some(format!("the object does not parse: {why}; correct it, or install the CRDs of this version")),
+        last_transition_time: Some(rfc3339(now)),
+    }
 }

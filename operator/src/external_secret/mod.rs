@@ -18,7 +18,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Api;
 use lockstep_crds::ExternalSecret;
-use lockstep_crds::conditions::{Condition, ConditionType, SecretReason};
+use lockstep_crds::conditions::{ConditionType, SecretReason};
 use lockstep_crds::external_secret::{Binding, CreationPolicy, MetadataPolicy};
 use lockstep_providers::{Error, Fetched, Payload, SecretBytes, Want};
 use serde_json::json;
@@ -479,13 +479,7 @@ async fn tell(
 /// Writes the condition of an object that does not parse, once for each of its generations.
 async fn tell_malformed(ctx: &Arc<Context>, key: &ObjectKey) -> Option<Next> {
     let why = ctx.malformed_objects.untold(key)?;
-    let condition = Condition {
-        type_: ConditionType::Ready.as_str().into(),
-        status: "False".into(),
-        reason: Some(SecretReason::SecretSyncedError.as_str().into()),
-        message: Some(malformed::message(&why)),
-        last_transition_time: Some(status::rfc3339((ctx.clock)())),
-    };
+    let condition = malformed::condition(SecretReason::SecretSyncedError.as_str(), &why, (ctx.clock)());
     let url = Api::<ExternalSecret>::namespaced(ctx.client.clone(), &key.namespace).resource_url().to_owned();
     ctx.metrics.api_request("patch", "externalsecrets/status");
     match ctx.writer(key).patch_status(&url, &key.name, &json!({"status": {"conditions": [condition]}})).await {

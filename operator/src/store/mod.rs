@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Api;
-use lockstep_crds::conditions::{Condition, ConditionType, StoreReason};
+use lockstep_crds::conditions::StoreReason;
 use lockstep_crds::external_secret::StoreKind;
 use lockstep_crds::{ClusterSecretStore, SecretStore};
 use lockstep_providers::{Error, registry};
@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::controller::Active;
 use crate::external_secret::kube_error;
-use crate::external_secret::status::rfc3339;
 use crate::keys::{StoreKey, stable_hash};
 use crate::malformed;
 use crate::queue::Wake;
@@ -119,13 +118,7 @@ async fn tell_malformed(ctx: &Arc<Context>, key: &StoreKey) -> Option<Duration> 
         return None;
     }
     let why = ctx.malformed_stores.untold(key)?;
-    let condition = Condition {
-        type_: ConditionType::Ready.as_str().into(),
-        status: "False".into(),
-        reason: Some(StoreReason::InvalidProviderConfig.as_str().into()),
-        message: Some(malformed::message(&why)),
-        last_transition_time: Some(rfc3339((ctx.clock)())),
-    };
+    let condition = malformed::condition(StoreReason::InvalidProviderConfig.as_str(), &why, (ctx.clock)());
     ctx.metrics.api_request("patch", "secretstores/status");
     let patch = json!({"status": {"conditions": [condition]}});
     match ctx.store_writer(key).patch_status(&url(ctx, key), &key.name, &patch).await {
