@@ -481,6 +481,49 @@ mod tests {
         assert!((Duration::from_millis(900)..=Duration::from_secs(1)).contains(&wait), "{wait:?}");
     }
 
+    /// Objects that share reads and whose first syncs took most of an interval: reads a second in each of the intervals after it.
+    fn reads_after_a_slow_first_sync(groups: u64, sharing: u64, sync_s: u64, every_s: u64, intervals: u64) -> Vec<f64> {
+        use jiff::Timestamp;
+        let start = Instant::now();
+        let wall = |at: Instant| Timestamp::from_millisecond(1_700_000_000_000 + (at - start).as_millis() as i64).unwrap();
+        let turn = |key: u64| Turn { group: crate::keys::stable_hash(&[&(key % groups).to_string()]), every_ms: every_s * 1000 };
+        let due = |key: u64, last: Instant| {
+            let wait = turn(key).after(wall(last)).duration_since(wall(last));
+            Some(Next { turn: Some(turn(key)), ..Next::at(last + Duration::try_from(wait).unwrap()) })
+        };
+        let mut s = Schedule::new();
+        let all = groups * sharing;
+        for key in 0..all {
+            s.set_timer(key, due(key, start + Duration::from_millis(sync_s * 1000 * key / all)));
+        }
+        let begun = start + Duration::from_secs(sync_s);
+        let mut answers: HashMap<u64, Instant> = HashMap::new();
+        let mut reads = vec![0u64; intervals as usize];
+        for ms in (0..intervals * every_s * 1000).step_by(5) {
+            let now = begun + Duration::from_millis(ms);
+            while let Some((key, wake)) = s.pop(now) {
+                // As a refresh asks: an answer that is young against the interval will do.
+                let slack = Duration::from_millis(every_s * 100);
+                let since = (wake.at - slack).max(now - slack);
+                if answers.get(&(key % groups)).is_none_or(|at| *at < since) {
+                    answers.insert(key % groups, now);
+                    reads[(ms / every_s / 1000) as usize] += 1;
+                }
+                s.done(key, due(key, now));
+            }
+        }
+        reads.into_iter().map(|n| n as f64 / groups as f64).collect()
+    }
+
+    #[test]
+    fn groups_whose_first_syncs_were_far_apart_come_together_within_some_intervals() {
+        for (groups, sharing, sync_s) in [(100, 10, 40), (100, 10, 60), (100, 100, 55), (400, 3, 20)] {
+            let reads = reads_after_a_slow_first_sync(groups, sharing, sync_s, 60, 4);
+            assert!(reads.iter().all(|n| *n <= 2.0), "{groups} {sharing} {sync_s}: {reads:?}");
+            assert_eq!(reads[2..], [1.0, 1.0], "{groups} {sharing} {sync_s}: {reads:?}");
+        }
+    }
+
     #[test]
     fn a_backlog_of_long_intervals_does_not_hold_up_short_ones() {
         let start = Instant::now();

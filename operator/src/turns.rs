@@ -27,13 +27,14 @@ const PEAK: f64 = 2.0;
 /// How long the others of a group may follow for nothing, with long intervals.
 const TOGETHER: Duration = Duration::from_secs(5);
 /// Share of the interval that two refreshes of an object are apart at least.
-const APART: i128 = 3;
+const APART: i128 = 6;
 
 impl Turn {
     /// When the refresh after one at `last` is due: at its phase of the interval, never later than an interval after `last`, and
-    /// not earlier than a third of it.
+    /// not earlier than a sixth of it.
     ///
-    /// An object that was refreshed out of phase, such as at its first sync, gets there in at most two steps.
+    /// An object that was refreshed out of phase, such as at its first sync, gets there in at most two steps, also when the first of
+    /// them is served up to a third of the interval late: while many get there they are as many as may begin.
     pub fn after(&self, last: Timestamp) -> Timestamp {
         let interval = i128::from(self.every_ms.max(1)) * 1_000_000;
         // Whole seconds, as a status tells the time; intervals of seconds need finer phases.
@@ -173,11 +174,11 @@ mod tests {
     }
 
     proptest! {
-        /// Whenever the last refresh was: the next is neither later than an interval nor sooner than a third of one, and after two
+        /// Whenever the last refresh was: the next is neither later than an interval nor sooner than a sixth of one, and after two
         /// more it keeps its phase, also when it is served late and its time is told in whole seconds.
         #[test]
         fn a_refresh_comes_within_its_interval_and_settles_at_its_phase(
-            group in any::<u64>(), every_s in 10u64..200_000, last_ms in 0i64..4_000_000_000, late_ms in 0i64..900
+            group in any::<u64>(), every_s in 12u64..200_000, last_ms in 0i64..4_000_000_000, late_ms in 0i64..900
         ) {
             let turn = Turn { group, every_ms: every_s * 1000 };
             let every = i128::from(turn.every_ms) * 1_000_000;
@@ -204,8 +205,8 @@ mod tests {
             let wait = turn(&format!("ns/app-{i}"), every).after(at(0)).duration_since(at(0)).as_millis();
             tenths[(wait as usize * 10 / every as usize).min(9)] += 1;
         }
-        assert!(tenths[..3].iter().all(|n| *n == 0), "nothing is read again at once: {tenths:?}");
-        assert!(tenths[4..].iter().all(|n| (850..=2150).contains(n)), "and no peak is above twice the rate: {tenths:?}");
+        assert!(tenths[0] == 0, "nothing is read again at once: {tenths:?}");
+        assert!(tenths[2..].iter().all(|n| (850..=2150).contains(n)), "and no peak is above twice the rate: {tenths:?}");
         // From then on evenly, and the same in every process.
         let mut seconds = [0u32; 60];
         for i in 0..6_000 {

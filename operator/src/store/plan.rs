@@ -36,8 +36,8 @@ pub fn plan(spec: &SecretStoreSpec, class: &str, memo: &StoreMemo, wake: Wake, a
     match memo.validated {
         Some(at) if !wake.changed && !wake.store && !away && memo.ready == Some(true) => {
             let age = Duration::try_from(now.duration_since(at)).unwrap_or(Duration::ZERO);
-            // Its timer is set to a phase of the interval, at the earliest to a third of it.
-            if age < interval / 4 { Plan::Skip(interval / 4 - age) } else { Plan::Validate }
+            // Its timer is set to a phase of the interval, at the earliest to a sixth of it.
+            if age < interval / 8 { Plan::Skip(interval / 8 - age) } else { Plan::Validate }
         }
         _ => Plan::Validate,
     }

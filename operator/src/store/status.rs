@@ -135,7 +135,7 @@ mod tests {
         assert!(!first.recovered && first.event.is_some(), "its users were woken when it appeared");
         let again = report(&spec, &status, &first.memo, &valid, 7, at(300));
         assert_eq!((again.patch, again.event, again.recovered), (None, None, false));
-        // At its phase: the first time after a third of the interval or later, then every interval.
+        // At its phase: the first time after a sixth of the interval or later, then every interval.
         let waits: Vec<u64> =
             (0..50).map(|phase| report(&spec, &status, &first.memo, &valid, phase << 56, at(300)).requeue.as_secs()).collect();
         assert!(waits.iter().all(|w| (100..=300).contains(w)), "{waits:?}");
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(waits, [1, 2, 4, 4, 4]);
         let wrong = Outcome::Failed(Error::invalid("spec.provider.vault.server", "is no URL"));
         let r = report(&spec, &SecretStoreStatus::default(), &memo, &wrong, 7, at(9));
-        assert!((Duration::from_secs(100)..=Duration::from_secs(300)).contains(&r.requeue));
+        assert!((Duration::from_secs(50)..=Duration::from_secs(300)).contains(&r.requeue));
         assert_eq!(status_of(&r).conditions[0].message.as_deref(), Some("spec.provider.vault.server: is no URL"));
         let valid = Outcome::Answered(Validity::Valid, Access::ReadOnly);
         assert!(report(&spec, &SecretStoreStatus::default(), &memo, &valid, 7, at(10)).recovered);
