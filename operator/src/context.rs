@@ -8,10 +8,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Client;
 use lockstep_crds::ExternalSecret;
-use lockstep_providers::{Error, OwnCluster, registry};
+#[cfg(test)]
+use lockstep_providers::OwnCluster;
+use lockstep_providers::{Error, registry};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::clients::Cluster;
 use crate::connections::{ConnectionHooks, ConnectionKey, Connections};
 use crate::events::Events;
 use crate::keys::{ObjectKey, StoreKey};
@@ -102,16 +105,16 @@ pub struct Context {
 impl Context {
     /// Builds the context; no request is sent.
     pub fn new(
-        client: Client,
-        own_cluster: OwnCluster,
+        cluster: Cluster,
         options: Options,
         ownership: Arc<Ownership>,
         clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
     ) -> Arc<Self> {
+        let Cluster { client, streams, own, .. } = cluster;
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let metrics = Arc::new(Metrics::default());
             let stores = Queue::<StoreKey>::default();
-            let refs = Refs::new(client.clone(), {
+            let refs = Refs::new(streams, {
                 let weak = weak.clone();
                 Box::new(move |user: &ConnectionKey| {
                     if let Some(ctx) = weak.upgrade() {
@@ -131,7 +134,7 @@ impl Context {
             let connections = Connections::new(
                 client.clone(),
                 registry::Options { timeout: options.provider_timeout },
-                own_cluster,
+                own,
                 options.token_file.clone(),
                 !options.namespaces.is_empty(),
                 metrics.clone(),
@@ -165,8 +168,11 @@ impl Context {
         let (service, handle) = tower_test::mock::pair();
         let client = Client::new(service, "default");
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let same = client.clone();
+        let streams = Arc::new(crate::clients::Streams::new(move || same.clone()));
+        let cluster = Cluster { client, streams, own: OwnCluster::default(), namespace: "default".into() };
         let alone = Arc::new(Ownership::new(1, Hold::Forever));
-        (Self::new(client, OwnCluster::default(), Options::default(), alone, Box::new(move || now)), handle)
+        (Self::new(cluster, Options::default(), alone, Box::new(move || now)), handle)
     }
 
     /// What writes for an object.
@@ -291,7 +297,7 @@ impl Live for Context {
     }
 
     fn stores(&self) -> (usize, usize) {
-        self.state.stores_ready()
+        self.state.stores_ready(&self.options.controller_class, |key| self.ownership.owns_store(key))
     }
 
     fn kept(&self) -> (usize, usize) {

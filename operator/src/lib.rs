@@ -4,6 +4,7 @@
 //! provider, and [`external_secret::status`].
 
 pub mod cli;
+pub mod clients;
 pub mod connections;
 pub mod context;
 pub mod controller;

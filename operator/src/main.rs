@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use lockstep::cli::{Cli, Command};
 use lockstep::crds::{self, Installed};
-use lockstep::{logging, run};
+use lockstep::{clients, logging, run};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -44,8 +44,8 @@ fn failed(error: &dyn std::fmt::Display) -> ExitCode {
 }
 
 async fn install() -> ExitCode {
-    let client = match run::connect().await {
-        Ok((client, ..)) => client,
+    let client = match clients::connect().await {
+        Ok(cluster) => cluster.client,
         Err(error) => return failed(&error),
     };
     let done = match crds::install(&client).await {

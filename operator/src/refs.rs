@@ -1,6 +1,7 @@
 //! What stores refer to, turned around: a change of an auth Secret, a CA or a service account wakes the stores that use it.
 //!
-//! Each object that was read is watched by itself, metadata only: never all Secrets, never their data.
+//! Each object that was read is watched by itself, metadata only: never all Secrets, never their data. Such watches share
+//! connections ([`crate::clients`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,6 +15,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::clients::Streams;
 use crate::connections::ConnectionKey;
 
 /// Kinds of object that a store can refer to.
@@ -55,15 +57,15 @@ type OnChange = Box<dyn Fn(&ConnectionKey) + Send + Sync>;
 
 /// The index and its watches.
 pub struct Refs {
-    client: Client,
+    streams: Arc<Streams>,
     watched: Mutex<HashMap<RefObject, Watched>>,
     on_change: OnChange,
 }
 
 impl Refs {
     /// `on_change` is called with every user of an object that is no longer what that user read.
-    pub fn new(client: Client, on_change: OnChange) -> Arc<Self> {
-        Arc::new(Self { client, watched: Mutex::default(), on_change })
+    pub fn new(streams: Arc<Streams>, on_change: OnChange) -> Arc<Self> {
+        Arc::new(Self { streams, watched: Mutex::default(), on_change })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RefObject, Watched>> {
@@ -75,7 +77,7 @@ impl Refs {
         let mut watched = self.lock();
         let entry = watched.entry(object.clone()).or_insert_with(|| Watched {
             users: HashMap::new(),
-            _task: AbortOnDropHandle::new(tokio::spawn(watch(Arc::downgrade(self), self.client.clone(), object))),
+            _task: AbortOnDropHandle::new(tokio::spawn(watch(Arc::downgrade(self), self.streams.client(), object))),
         });
         entry.users.insert(user.clone(), version);
     }
@@ -109,7 +111,8 @@ impl Refs {
     }
 }
 
-async fn watch(refs: std::sync::Weak<Refs>, client: Client, object: RefObject) {
+async fn watch(refs: std::sync::Weak<Refs>, place: Arc<Client>, object: RefObject) {
+    let client = Client::clone(&place);
     match object.kind {
         RefKind::Secret => follow(refs, Api::<PartialObjectMeta<Secret>>::namespaced(client, &object.namespace), object).await,
         RefKind::ConfigMap => {

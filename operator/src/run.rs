@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::{Client, Config};
-use lockstep_providers::OwnCluster;
+use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::RunArgs;
+use crate::clients::{self, NoCluster};
 use crate::context::{Context, Options};
 use crate::controller;
 use crate::leader::Election;
@@ -26,8 +26,8 @@ const CLOSE_WITHIN: Duration = Duration::from_millis(800);
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// No cluster to talk to.
-    #[error("no Kubernetes cluster: {0}; run in a pod, or set KUBECONFIG")]
-    NoCluster(String),
+    #[error(transparent)]
+    NoCluster(#[from] NoCluster),
     /// An address can't be listened on.
     #[error("can't listen: {0}; choose others with --metrics-addr and --health-addr")]
     Listen(#[from] std::io::Error),
@@ -36,31 +36,13 @@ pub enum RunError {
     LeaseLost,
 }
 
-/// A client with deadlines of its own: kube's default tries a refused request for minutes.
-///
-/// # Errors
-/// [`RunError::NoCluster`].
-pub async fn connect() -> Result<(Client, OwnCluster, String), RunError> {
-    let mut config = Config::infer().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
-    config.default_retry = false;
-    // Proxies of the environment are for elsewhere; one that a kubeconfig names can't be told from them.
-    config.proxy_url = None;
-    config.connect_timeout = Some(Duration::from_secs(5));
-    // A watch is silent for as long as nothing happens; its bookmarks come at least every minute.
-    config.read_timeout = Some(Duration::from_secs(295));
-    config.write_timeout = Some(Duration::from_secs(15));
-    let own = OwnCluster { url: config.cluster_url.to_string(), ca: config.root_cert.clone().unwrap_or_default() };
-    let namespace = config.default_namespace.clone();
-    let client = Client::try_from(config).map_err(|error| RunError::NoCluster(error.to_string()))?;
-    Ok((client, own, namespace))
-}
-
 /// Runs until a signal, or until the lease is lost.
 ///
 /// # Errors
 /// [`RunError`].
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
-    let (client, own_cluster, namespace) = connect().await?;
+    let cluster = clients::connect().await?;
+    let (client, own_namespace) = (cluster.client.clone(), cluster.namespace.clone());
     let options = Options {
         controller_class: args.controller_class.clone(),
         namespaces: args.namespaces.clone(),
@@ -74,7 +56,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let elected = args.leader_elect || args.shards > 1;
     let hold = if elected { Hold::No } else { Hold::Forever };
     let ownership = Arc::new(Ownership::new(usize::from(args.shards), hold));
-    let ctx = Context::new(client.clone(), own_cluster, options, ownership, Box::new(Timestamp::now));
+    let ctx = Context::new(cluster, options, ownership, Box::new(Timestamp::now));
     let ready: server::Ready = Arc::new(AtomicBool::new(false));
     let serve = server::listen(args.health_addr, args.metrics_addr, &ctx, ready.clone()).await?;
     let server = tokio::spawn(serve);
@@ -82,7 +64,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     stop_on_signal(stop.clone())?;
 
     let connections = ctx.clone();
-    let namespace = args.lease_namespace.clone().unwrap_or(namespace);
+    let namespace = args.lease_namespace.clone().unwrap_or(own_namespace);
     let identity = format!("{}_{:08x}", events::instance(), rand::random::<u32>());
     let (name, duration) = (args.lease_name.clone(), args.lease_duration.max(Duration::from_secs(3)));
     let outcome = if args.shards > 1 {

@@ -222,11 +222,11 @@ impl State {
         self.lock().stores.remove(key);
     }
 
-    /// Stores by readiness, as their status says: ready, not ready.
-    pub fn stores_ready(&self) -> (usize, usize) {
+    /// Stores of a class by readiness, as their status says: ready, not ready. `mine` leaves out those of other replicas.
+    pub fn stores_ready(&self, class: &str, mine: impl Fn(&StoreKey) -> bool) -> (usize, usize) {
         let inner = self.lock();
-        let yes = inner.stores.values().filter(|store| store.is_ready()).count();
-        (yes, inner.stores.len() - yes)
+        let ours = inner.stores.iter().filter(|(key, entry)| mine(key) && store::plan::is_ours(&entry.view.spec, class));
+        ours.fold((0, 0), |(yes, no), (_, entry)| if entry.is_ready() { (yes + 1, no) } else { (yes, no + 1) })
     }
 
     /// Objects that read from a store; `scope` leaves out those of other namespaces, `failed` those that are well.

@@ -75,8 +75,15 @@ async fn uids(client: &kube::Client, layout: &Layout) -> HashMap<String, String>
     let mut all = HashMap::new();
     for n in 0..layout.namespaces {
         let api: Api<PartialObjectMeta<ExternalSecret>> = Api::namespaced(client.clone(), &layout.namespace_at(n));
-        let list = api.list(&ListParams::default()).await.expect("a list").items;
-        all.extend(list.into_iter().filter_map(|o| Some((o.name_any(), o.uid()?))));
+        let mut page = ListParams::default().limit(500);
+        loop {
+            let list = api.list(&page).await.expect("a list");
+            all.extend(list.items.into_iter().filter_map(|o| Some((o.name_any(), o.metadata.uid?))));
+            match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => break,
+            }
+        }
     }
     all
 }

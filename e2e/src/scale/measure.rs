@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::operator::sum;
 use crate::process::{self, Usage};
 
 /// One moment.
@@ -64,27 +65,55 @@ impl Phase {
         self.requests.iter().filter_map(matches).sum()
     }
 
+    /// With what was counted between two moments.
+    pub fn counted(self, before: &Counts, after: &Counts) -> Self {
+        Self { requests: after.requests_since(before), reads: after.reads - before.reads, ..self }
+    }
+
     /// Writes, events left out.
     pub fn writes(&self) -> u64 {
         self.count(|verb, resource| verb != "get" && resource != "events")
     }
 }
 
-/// Requests of an operator, from the text of its metrics.
-pub fn requests(text: &str) -> BTreeMap<String, u64> {
+/// Requests of operators, from the text of their metrics.
+fn requests(text: &str) -> BTreeMap<String, u64> {
     let rows = text.lines().filter_map(|l| l.strip_prefix("lockstep_api_requests_total{"));
-    rows.filter_map(|row| {
+    let counts = rows.filter_map(|row| {
         let (labels, value) = row.split_once("} ")?;
         let field = |name: &str| {
             labels.split(',').find_map(|l| l.strip_prefix(&format!("{name}=")).map(|v| v.trim_matches('"').to_owned()))
         };
         Some((format!("{} {}", field("verb")?, field("resource")?), value.parse::<f64>().ok()? as u64))
+    });
+    counts.fold(BTreeMap::new(), |mut all, (name, count)| {
+        *all.entry(name).or_default() += count;
+        all
     })
-    .collect()
+}
+
+/// What operators and Vault have counted at a moment.
+pub struct Counts {
+    /// The text of all operators' metrics.
+    pub text: String,
+    /// Reads of values that Vault has answered.
+    pub reads: u64,
+}
+
+impl Counts {
+    /// The sum of all series of a name whose labels hold every one of `labels`.
+    pub fn sum(&self, name: &str, labels: &[&str]) -> u64 {
+        sum(&self.text, name, labels)
+    }
+
+    /// Requests since an earlier moment.
+    pub fn requests_since(&self, before: &Self) -> BTreeMap<String, u64> {
+        difference(&requests(&self.text), &requests(&before.text))
+    }
 }
 
 /// `after` without `before`.
-pub fn difference(after: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+fn difference(after: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     let rest = after.iter().map(|(k, v)| (k.clone(), v - before.get(k).unwrap_or(&0).min(v)));
     rest.filter(|(_, v)| *v > 0).collect()
 }

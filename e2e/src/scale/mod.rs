@@ -23,7 +23,7 @@ use crate::harness::{self, Harness};
 use crate::operator::{Operator, OperatorOptions, sum};
 use crate::vault::ROOT;
 use bare::Job;
-use measure::{Observer, Phase, Stopwatch};
+use measure::{Counts, Observer, Phase, Stopwatch};
 
 /// Where the objects are.
 #[derive(Clone, Debug)]
@@ -289,19 +289,29 @@ impl Bench {
         Ok(())
     }
 
-    /// Waits until nothing is queued, due or running, and events are written.
-    pub async fn settle(&self, operator: &Operator) -> String {
-        let mut before = u64::MAX;
-        harness::eventually("the operator is idle", async || {
-            let text = operator.metrics().await;
-            let busy = sum(&text, "lockstep_queue_depth", &[]) + sum(&text, "lockstep_queue_running", &[]);
-            let requests = sum(&text, "lockstep_api_requests_total", &[]);
-            let idle = busy == 0 && requests == before && !text.is_empty();
-            before = requests;
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            idle.then_some(text)
-        })
-        .await
+    /// What has been counted once nothing is queued, due or running, and events are written.
+    pub async fn settled(&self, operators: &[&Operator]) -> Counts {
+        let mut counts = Counts { text: String::new(), reads: 0 };
+        for operator in operators {
+            let mut before = u64::MAX;
+            counts.text += &harness::eventually("the operator is idle", async || {
+                let text = operator.metrics().await;
+                let busy = sum(&text, "lockstep_queue_depth", &[]) + sum(&text, "lockstep_queue_running", &[]);
+                let requests = sum(&text, "lockstep_api_requests_total", &[]);
+                let idle = busy == 0 && requests == before && !text.is_empty();
+                before = requests;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                idle.then_some(text)
+            })
+            .await;
+        }
+        counts.reads = self.reads();
+        counts
+    }
+
+    /// What has been counted so far.
+    pub async fn counts(&self, operator: &Operator) -> Counts {
+        Counts { text: operator.metrics().await, reads: self.reads() }
     }
 
     /// How many Secrets of a layout exist, as the API server counts them.

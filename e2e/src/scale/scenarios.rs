@@ -8,7 +8,7 @@ use lockstep_crds::ClusterSecretStore;
 use serde_json::{Value, json};
 
 use super::bare::Job;
-use super::measure::{difference, requests};
+use super::measure::Counts;
 use super::report::{Report, note};
 use super::{Bench, Layout, Options, cluster_store_ref};
 use crate::harness;
@@ -37,17 +37,16 @@ pub async fn burst(options: &Options, objects: u64, sharing: u64) -> Outcome {
     bench.seed_all(&layout, "1h").await;
     let observer = bench.observe();
     note("the operator starts");
+    let before = bench.settled(&[]).await;
     let operator = bench.operator("burst", &[]);
     let watch = bench.measure(&[&operator], &observer, true);
     observer.wait("all Secrets exist", |o| o.secrets() as u64 >= objects).await?;
     let all_secrets = watch.begun.elapsed().as_secs_f64();
     observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
     let seconds = watch.begun.elapsed().as_secs_f64();
-    let text = bench.settle(&operator).await;
-    let mut ours = watch.stop(seconds, &observer);
-    ours.requests = requests(&text);
-    ours.reads = bench.reads();
-    let saved = sum(&text, "lockstep_provider_calls_saved_total", &[]);
+    let synced = bench.settled(&[&operator]).await;
+    let ours = watch.stop(seconds, &observer).counted(&before, &synced);
+    let saved = synced.sum("lockstep_provider_calls_saved_total", &[]);
     tokio::time::sleep(Duration::from_secs(10)).await;
     let after = resident(&[&operator]);
 
@@ -56,8 +55,8 @@ pub async fn burst(options: &Options, objects: u64, sharing: u64) -> Outcome {
     let stores: Api<ClusterSecretStore> = Api::all(bench.client.clone());
     let patch = json!({"spec": {"refreshInterval": 301}});
     stores.patch("scale", &PatchParams::default(), &Patch::Merge(&patch)).await.map_err(|e| e.to_string())?;
-    harness::eventually("all are read again", async || (bench.reads() >= ours.reads + layout.distinct()).then_some(())).await;
-    let refreshed = difference(&requests(&bench.settle(&operator).await), &requests(&text));
+    harness::eventually("all are read again", async || (bench.reads() >= synced.reads + layout.distinct()).then_some(())).await;
+    let refreshed = bench.settled(&[&operator]).await.requests_since(&synced);
     let writes = |of: &std::collections::BTreeMap<String, u64>| {
         of.iter().filter(|(k, _)| !k.starts_with("get ") && !k.ends_with(" events")).map(|(_, v)| v).sum::<u64>() as f64
     };
@@ -65,10 +64,10 @@ pub async fn burst(options: &Options, objects: u64, sharing: u64) -> Outcome {
 
     note("a restart with all objects synced");
     stopped(operator).await?;
-    let reads = bench.reads();
+    let before = bench.settled(&[]).await;
     let again = bench.operator("again", &[]);
     again.wait_working();
-    let restarted = requests(&bench.settle(&again).await);
+    let restarted = bench.settled(&[&again]).await;
     let more = vec![
         ("all_secrets_s", "all Secrets exist after, s", all_secrets),
         ("all_ready_s", "all objects Ready after, s", seconds),
@@ -77,8 +76,8 @@ pub async fn burst(options: &Options, objects: u64, sharing: u64) -> Outcome {
         ("rss_after_mb", "memory 10 s after, MB", after),
         ("rss_peak_refresh_mb", "peak memory with an unchanged refresh of all, MB", peak),
         ("unchanged_refresh_writes", "API writes, unchanged refresh of all", writes(&refreshed)),
-        ("restart_provider_reads", "provider reads, restart", (bench.reads() - reads) as f64),
-        ("restart_writes", "API writes, restart", writes(&restarted)),
+        ("restart_provider_reads", "provider reads, restart", (restarted.reads - before.reads) as f64),
+        ("restart_writes", "API writes, restart", writes(&restarted.requests_since(&before))),
     ];
     let title = format!("{objects} new ExternalSecrets at once, two keys of one of {} remote secrets each", layout.distinct());
     Ok(Report { scenario: "burst", title, objects, ours, bare: Some(bare), more, reads_by_second: Vec::new() })
@@ -103,7 +102,7 @@ async fn synced(
     operator.wait_working();
     bench.seed(layout, interval, &cluster_store_ref).await;
     observer.wait("all objects are Ready", |o| o.ready() as u64 >= layout.objects).await?;
-    bench.settle(&operator).await;
+    bench.settled(&[&operator]).await;
     Ok((operator, observer))
 }
 
@@ -123,16 +122,16 @@ pub async fn steady(options: &Options, objects: u64, sharing: u64, interval: Dur
     note(&format!("{} s pass, so that every object has its phase", settling.as_secs()));
     tokio::time::sleep(settling + Duration::from_secs(5)).await;
     note(&format!("{minutes} min with nothing changed"));
-    let (before, begun) = (operator.metrics().await, SystemTime::now());
+    let (before, begun) = (bench.counts(&operator).await, SystemTime::now());
     let watch = bench.measure(&[&operator], &observer, false);
     let window = Duration::from_secs(minutes * 60);
     tokio::time::sleep(window).await;
     let reads_by_second = bench.harness.vault.requests_by_second("secret/data/", begun, window.as_secs());
     let quiet = watch.stop(window.as_secs_f64(), &observer);
-    let after = operator.metrics().await;
-    let unchanged = difference(&requests(&after), &requests(&before));
-    let refreshes = sum(&after, "lockstep_reconciles_total", &["ExternalSecret"])
-        - sum(&before, "lockstep_reconciles_total", &["ExternalSecret"]);
+    let after = bench.counts(&operator).await;
+    let unchanged = after.requests_since(&before);
+    let reconciles = |counts: &Counts| counts.sum("lockstep_reconciles_total", &["ExternalSecret"]);
+    let refreshes = reconciles(&after) - reconciles(&before);
     let heartbeats = unchanged.get("patch externalsecrets/status").copied().unwrap_or(0);
     let others: u64 =
         unchanged.iter().filter(|(k, _)| !k.starts_with("get ") && *k != "patch externalsecrets/status").map(|(_, v)| v).sum();
@@ -150,9 +149,8 @@ pub async fn steady(options: &Options, objects: u64, sharing: u64, interval: Dur
     let users = (0..objects).filter(|i| i % layout.distinct() < changing).count();
     observer.wait("all changes have arrived", |o| o.latencies(begun).len() >= users).await?;
     let seconds = begun.elapsed().as_secs_f64();
-    let text = bench.settle(&operator).await;
-    let mut ours = watch.stop(seconds, &observer);
-    ours.requests = difference(&requests(&text), &requests(&after));
+    let changed = bench.settled(&[&operator]).await;
+    let mut ours = watch.stop(seconds, &observer).counted(&after, &changed);
     ours.reads = reads_by_second.iter().sum();
     ours.series = quiet.series;
     let core = quiet.cpu.as_secs_f64() / window.as_secs_f64() * 100.0;
@@ -177,14 +175,12 @@ pub async fn fan_out(options: &Options, objects: u64) -> Outcome {
     let bare = bench.bare(&layout, Job::Sync).await?;
     bench.seed_all(&layout, "30s").await;
     let observer = bench.observe();
+    let before = bench.settled(&[]).await;
     let operator = bench.operator("fan-out", &[]);
     let watch = bench.measure(&[&operator], &observer, true);
     observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
     let seconds = watch.begun.elapsed().as_secs_f64();
-    let text = bench.settle(&operator).await;
-    let mut ours = watch.stop(seconds, &observer);
-    ours.requests = requests(&text);
-    ours.reads = bench.reads();
+    let ours = watch.stop(seconds, &observer).counted(&before, &bench.settled(&[&operator]).await);
     note("four intervals pass");
     tokio::time::sleep(Duration::from_secs(32)).await;
     let (reads, begun) = (bench.reads(), SystemTime::now());
@@ -222,21 +218,20 @@ pub async fn stores(options: &Options, objects: u64) -> Outcome {
         .await;
     bench.seed(&layout, "1h", &|i| json!({"name": format!("store-{i}")})).await;
     let observer = bench.observe();
+    let before = bench.settled(&[]).await;
     let operator = bench.operator("stores", &[]);
     let watch = bench.measure(&[&operator], &observer, true);
     observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
     let seconds = watch.begun.elapsed().as_secs_f64();
-    let text = bench.settle(&operator).await;
-    let mut ours = watch.stop(seconds, &observer);
-    ours.requests = requests(&text);
-    ours.reads = bench.reads();
+    let synced = bench.settled(&[&operator]).await;
+    let ours = watch.stop(seconds, &observer).counted(&before, &synced);
     let more = vec![
         ("all_ready_s", "all objects Ready after, s", seconds),
         ("distinct_remote_secrets", "distinct remote secrets", objects as f64),
         (
             "provider_validations",
             "validations of stores",
-            sum(&text, "lockstep_provider_calls_total", &["call=\"validate\""]) as f64,
+            synced.sum("lockstep_provider_calls_total", &["call=\"validate\""]) as f64,
         ),
     ];
     let title = format!("{objects} SecretStores, each with a token of its own and an object");
@@ -251,20 +246,18 @@ pub async fn restart(options: &Options, objects: u64, sharing: u64) -> Outcome {
     stopped(operator).await?;
     note("the bare client lists what an operator has to know");
     let bare = bench.bare_list(&layout).await?;
-    let reads = bench.reads();
+    let before = bench.settled(&[]).await;
     let again = bench.operator("again", &[]);
     let watch = bench.measure(&[&again], &observer, true);
     again.wait_working();
     let filled = watch.begun.elapsed().as_secs_f64();
-    let text = bench.settle(&again).await;
+    let counts = bench.settled(&[&again]).await;
     let seconds = watch.begun.elapsed().as_secs_f64();
-    let mut ours = watch.stop(seconds, &observer);
-    ours.requests = requests(&text);
-    ours.reads = bench.reads() - reads;
+    let ours = watch.stop(seconds, &observer).counted(&before, &counts);
     let writes = ours.writes() as f64;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let after = resident(&[&again]);
-    let texts = sum(&text, "lockstep_cache_bytes", &[]) as f64 / objects as f64;
+    let texts = counts.sum("lockstep_cache_bytes", &[]) as f64 / objects as f64;
     let more = vec![
         ("caches_filled_s", "caches filled after, s", filled),
         ("restart_provider_reads", "provider reads, restart", ours.reads as f64),
@@ -293,16 +286,13 @@ pub async fn store_fix(options: &Options, objects: u64, sharing: u64) -> Outcome
         (sum(&text, "lockstep_objects", &["kind=\"ExternalSecret\"", "ready=\"false\""]) >= objects).then_some(())
     })
     .await;
-    let before = bench.settle(&operator).await;
-    let (reads, watch) = (bench.reads(), bench.measure(&[&operator], &observer, false));
+    let before = bench.settled(&[&operator]).await;
+    let watch = bench.measure(&[&operator], &observer, false);
     bench.token(&layout.namespace_at(0), ROOT).await;
     observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
     let seconds = watch.begun.elapsed().as_secs_f64();
     let (first, _) = observer.ready_after(watch.begun).unwrap_or_default();
-    let text = bench.settle(&operator).await;
-    let mut ours = watch.stop(seconds, &observer);
-    ours.requests = difference(&requests(&text), &requests(&before));
-    ours.reads = bench.reads() - reads;
+    let ours = watch.stop(seconds, &observer).counted(&before, &bench.settled(&[&operator]).await);
     let more = vec![
         ("first_ready_s", "first object Ready after the fix, s", first),
         ("all_ready_s", "all objects Ready after the fix, s", seconds),
@@ -322,7 +312,7 @@ pub async fn outage(options: &Options, objects: u64, sharing: u64, interval: Dur
     let text = format!("{}s", interval.as_secs());
     let (operator, observer) = synced(&bench, &layout, &text, &format!("http://{}", proxy.address)).await?;
     tokio::time::sleep(interval + Duration::from_secs(5)).await;
-    let (before, begun) = (operator.metrics().await, SystemTime::now());
+    let (before, begun) = (bench.counts(&operator).await, SystemTime::now());
     let watch = bench.measure(&[&operator], &observer, false);
     note("a minute of steady load");
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -339,8 +329,7 @@ pub async fn outage(options: &Options, objects: u64, sharing: u64, interval: Dur
     let left = Duration::from_secs(200).saturating_sub(watch.begun.elapsed());
     tokio::time::sleep(left).await;
     let seconds = watch.begun.elapsed().as_secs_f64();
-    let mut ours = watch.stop(seconds, &observer);
-    ours.requests = difference(&requests(&operator.metrics().await), &requests(&before));
+    let mut ours = watch.stop(seconds, &observer).counted(&before, &bench.counts(&operator).await);
     let reads_by_second = bench.harness.vault.requests_by_second("secret/data/", begun, seconds as u64);
     ours.reads = reads_by_second.iter().sum();
     let steady = layout.distinct() as f64 / interval.as_secs_f64();
@@ -371,15 +360,13 @@ pub async fn delete(options: &Options, objects: u64, sharing: u64) -> Outcome {
     let one: Api<lockstep_crds::ExternalSecret> = Api::namespaced(bench.client.clone(), &layout.namespace(0));
     one.delete(&layout.name(0), &kube::api::DeleteParams::default()).await.map_err(|e| e.to_string())?;
     observer.wait("its Secret is gone", |o| (o.secrets() as u64) < objects).await?;
-    let before = bench.settle(&operator).await;
+    let before = bench.settled(&[&operator]).await;
     let rss = resident(&[&operator]);
     let watch = bench.measure(&[&operator], &observer, false);
     bench.remove(&layout).await?;
     observer.wait("all Secrets are gone", |o| o.secrets() == 0).await?;
     let seconds = watch.begun.elapsed().as_secs_f64();
-    let text = bench.settle(&operator).await;
-    let mut ours = watch.stop(seconds, &observer);
-    ours.requests = difference(&requests(&text), &requests(&before));
+    let ours = watch.stop(seconds, &observer).counted(&before, &bench.settled(&[&operator]).await);
     tokio::time::sleep(Duration::from_secs(5)).await;
     let after = resident(&[&operator]);
     stopped(operator).await?;
@@ -388,7 +375,7 @@ pub async fn delete(options: &Options, objects: u64, sharing: u64) -> Outcome {
     again.wait_working();
     bench.seed(&layout, "1h", &cluster_store_ref).await;
     observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
-    bench.settle(&again).await;
+    bench.settled(&[&again]).await;
     stopped(again).await?;
     let watch = bench.measure(&[], &observer, false);
     bench.remove(&layout).await?;
@@ -426,21 +413,12 @@ pub async fn replicas(options: &Options, objects: u64, sharing: u64, replicas: u
         (failed.iter().sum::<u64>() == objects && failed.iter().all(|n| *n > 0)).then_some(())
     })
     .await;
-    let mut before = std::collections::BTreeMap::new();
-    for operator in &operators {
-        add(&mut before, &requests(&bench.settle(operator).await));
-    }
-    let (reads, watch) = (bench.reads(), bench.measure(&operators, &observer, false));
+    let before = bench.settled(&operators).await;
+    let watch = bench.measure(&operators, &observer, false);
     bench.token(&layout.namespace_at(0), ROOT).await;
     observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
     let seconds = watch.begun.elapsed().as_secs_f64();
-    let mut after = std::collections::BTreeMap::new();
-    for operator in &operators {
-        add(&mut after, &requests(&bench.settle(operator).await));
-    }
-    let mut ours = watch.stop(seconds, &observer);
-    ours.requests = difference(&after, &before);
-    ours.reads = bench.reads() - reads;
+    let ours = watch.stop(seconds, &observer).counted(&before, &bench.settled(&operators).await);
     let more = vec![
         ("replicas", "replicas", replicas as f64),
         ("all_ready_s", "all objects Ready after, s", seconds),
@@ -457,14 +435,13 @@ pub async fn handover(options: &Options, objects: u64, sharing: u64) -> Outcome 
     bench.seed_all(&layout, "1h").await;
     let observer = bench.observe();
     let start = |name: &str| bench.operator(name, &["--leader-elect", "--lease-duration", "15s"]);
+    let before = bench.settled(&[]).await;
     let first = start("first");
     let watch = bench.measure(&[&first], &observer, true);
     observer.wait("all objects are Ready", |o| o.ready() as u64 >= objects).await?;
     let seconds = watch.begun.elapsed().as_secs_f64();
-    let text = bench.settle(&first).await;
-    let mut ours = watch.stop(seconds, &observer);
-    ours.requests = requests(&text);
-    ours.reads = bench.reads();
+    let synced = bench.settled(&[&first]).await;
+    let ours = watch.stop(seconds, &observer).counted(&before, &synced);
     let second = start("second");
     harness::eventually("the second replica waits", async || second.process.output().contains("listening").then_some(())).await;
     // It has asked for the lease by now, and asks again every second.
@@ -474,7 +451,7 @@ pub async fn handover(options: &Options, objects: u64, sharing: u64) -> Outcome 
     first.process.signal("TERM");
     second.wait_working();
     let stopped_s = begun.elapsed().as_secs_f64();
-    bench.settle(&second).await;
+    bench.settled(&[&second]).await;
     let third = start("third");
     harness::eventually("the third replica waits", async || third.process.output().contains("listening").then_some(())).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -483,20 +460,17 @@ pub async fn handover(options: &Options, objects: u64, sharing: u64) -> Outcome 
     second.process.signal("KILL");
     third.wait_working();
     let killed_s = begun.elapsed().as_secs_f64();
-    let taken = requests(&bench.settle(&third).await);
-    let writes: u64 = taken.iter().filter(|(k, _)| !k.starts_with("get ")).map(|(_, v)| v).sum();
+    let taken = bench.settled(&[&third]).await;
+    let requests = taken.requests_since(&before);
+    let writes: u64 = requests.iter().filter(|(k, _)| !k.starts_with("get ")).map(|(_, v)| v).sum();
     let more = vec![
         ("handover_stop_s", "the next one works after a clean stop, s", stopped_s),
         ("handover_kill_s", "the next one works after a kill, s (lease: 15)", killed_s),
         ("handover_writes", "API writes of the last one after it took over", writes as f64),
-        ("handover_reads", "provider reads after both", (bench.reads() - ours.reads) as f64),
+        ("handover_reads", "provider reads after both", (taken.reads - synced.reads) as f64),
     ];
     let title = format!("the leader of {objects} objects stops, and the next one is killed");
     Ok(Report { scenario: "handover", title, objects, ours, bare: None, more, reads_by_second: Vec::new() })
-}
-
-fn add(all: &mut std::collections::BTreeMap<String, u64>, more: &std::collections::BTreeMap<String, u64>) {
-    more.iter().for_each(|(k, v)| *all.entry(k.clone()).or_default() += v);
 }
 
 /// Figures of several reports as one JSON value.

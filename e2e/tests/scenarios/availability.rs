@@ -6,7 +6,6 @@ use kube::ResourceExt;
 use lockstep_e2e::control_plane::kubeconfig;
 use lockstep_e2e::harness::{self, eventually};
 use lockstep_e2e::operator::{Operator, OperatorOptions};
-use lockstep_e2e::proxy::Proxy;
 use serde_json::json;
 
 use crate::case::Case;
@@ -139,15 +138,8 @@ async fn when_the_leader_is_killed_the_other_replica_takes_over() {
 #[tokio::test]
 async fn a_leader_that_can_not_reach_the_api_server_ends_before_its_lease_does() {
     let case = Case::with_own_class("lost").await;
-    let url = &case.harness.control_plane.url;
-    let proxy = Proxy::to(url.trim_start_matches("https://"));
-    let text = std::fs::read_to_string(case.harness.folder.path().join("operator.kubeconfig")).unwrap();
-    let path = case.harness.folder.path().join(format!("{}.kubeconfig", case.name));
-    std::fs::write(&path, text.replace(url.as_str(), &format!("https://{}", proxy.address))).unwrap();
-    let args =
-        ["--controller-class", &case.name, "--lease-name", &case.name, "--lease-duration", "3s"].map(str::to_owned).to_vec();
-    let options = OperatorOptions { args, name: "lost".into() };
-    let operator = Operator::start(&case.harness.binary, &path, case.harness.folder.path(), &options);
+    let args = ["--controller-class", &case.name, "--lease-name", &case.name, "--lease-duration", "3s"];
+    let (operator, proxy) = case.operator_behind_a_proxy(&args);
     operator.wait_working();
     proxy.take_away();
     assert!(operator.process.wait_gone(Duration::from_secs(20)), "it ends");
@@ -183,85 +175,4 @@ async fn a_leader_that_was_paused_beyond_its_lease_writes_nothing_when_it_goes_o
     let third = case.own_operator("c", &["--lease-duration", "4s"]);
     third.wait_working();
     case.secret_is("app", &[("p", "CANARY-2")]).await;
-}
-
-/// Who holds each of the shards, those that nobody holds left out.
-async fn holders(case: &Case) -> std::collections::BTreeMap<String, usize> {
-    let api: kube::Api<k8s_openapi::api::coordination::v1::Lease> = kube::Api::namespaced(case.client.clone(), "lockstep-system");
-    let selector = format!("lockstep.dev/shards-of=lease-{}", case.name);
-    let leases = api.list(&kube::api::ListParams::default().labels(&selector)).await.unwrap();
-    let mut counts = std::collections::BTreeMap::new();
-    for lease in leases.iter().filter(|l| l.name_any().contains("-shard-")) {
-        let holder = lease.spec.as_ref().and_then(|s| s.holder_identity.clone()).unwrap_or_default();
-        if let Some((replica, _)) = holder.rsplit_once('_') {
-            *counts.entry(replica.rsplit_once('-').unwrap().1.to_owned()).or_default() += 1;
-        }
-    }
-    counts
-}
-
-async fn shares_are(case: &Case, expected: &[(&str, usize)]) {
-    let expected = expected.iter().map(|(replica, n)| ((*replica).to_owned(), *n)).collect();
-    eventually(&format!("shares are {expected:?}"), async || (holders(case).await == expected).then_some(())).await;
-}
-
-#[tokio::test]
-async fn replicas_with_shards_all_work_and_take_over_from_one_that_is_killed_or_stops() {
-    let case = Case::with_own_class("shards").await;
-    case.vault_store().await;
-    case.put("app", json!({"p": "CANARY-1"})).await;
-    let start = |replica: &str| case.own_operator(replica, &["--shards", "4", "--lease-duration", "4s"]);
-    // An update from one leader to shards: nobody takes a share while the leader is at work.
-    let leader = case.own_operator("leader", &["--lease-duration", "4s"]);
-    leader.wait_working();
-    let a = start("a");
-    eventually("a newcomer waits for the leader's end", async || {
-        a.process.output().contains("waiting for its end").then_some(())
-    })
-    .await;
-    assert!(holders(&case).await.is_empty());
-    leader.process.signal("TERM");
-    shares_are(&case, &[("a", 4)]).await;
-    let b = start("b");
-    shares_are(&case, &[("a", 2), ("b", 2)]).await;
-    let names: Vec<String> = (0..24).map(|i| format!("app-{i}")).collect();
-    for name in &names {
-        case.external_secret(name, json!({"refreshInterval": "1s", "data": [case.data("p", "app", "p")]})).await;
-    }
-    let all_are = async |value: &str| {
-        for name in &names {
-            case.secret_is(name, &[("p", value)]).await;
-            case.synced(name).await;
-        }
-    };
-    all_are("CANARY-1").await;
-    let created = ["resource=\"secrets\"", "verb=\"create\""];
-    let by = [a.metric("lockstep_api_requests_total", &created).await, b.metric("lockstep_api_requests_total", &created).await];
-    assert_eq!(by.iter().sum::<u64>(), 24, "each object was written by one replica");
-    assert!(by.iter().all(|n| *n >= 4), "{by:?}");
-    let told = "externalsecret_status_condition";
-    let shown = async |of: &Operator| of.metric(told, &["status=\"True\""]).await;
-    assert_eq!(shown(&a).await + shown(&b).await, 24, "each replica tells of its own");
-
-    a.process.signal("KILL");
-    case.put("app", json!({"p": "CANARY-2"})).await;
-    shares_are(&case, &[("b", 4)]).await;
-    all_are("CANARY-2").await;
-    let c = start("c");
-    shares_are(&case, &[("b", 2), ("c", 2)]).await;
-    b.process.signal("TERM");
-    assert!(b.process.wait_gone(Duration::from_secs(5)));
-    assert_eq!(holders(&case).await.get("b"), None, "a clean stop gives everything back");
-    shares_are(&case, &[("c", 4)]).await;
-    case.put("app", json!({"p": "CANARY-3"})).await;
-    all_are("CANARY-3").await;
-    // A store that is broken and fixed reaches the objects of every replica.
-    case.apply_secret("vault-token", &[("token", "wrong")]).await;
-    let d = start("d");
-    shares_are(&case, &[("c", 2), ("d", 2)]).await;
-    case.store_is("vault", "False", "InvalidProviderConfig", "").await;
-    case.apply_secret("vault-token", &[("token", lockstep_e2e::vault::ROOT)]).await;
-    case.store_is("vault", "True", "Valid", "").await;
-    all_are("CANARY-3").await;
-    drop((c, d));
 }

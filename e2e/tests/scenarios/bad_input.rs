@@ -1,8 +1,5 @@
 //! Bad input gets a clear condition, and nothing else is disturbed.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, Patch, PatchParams};
-use lockstep_e2e::harness::eventually;
 use serde_json::{Value, json};
 
 use crate::case::Case;
@@ -146,15 +143,9 @@ async fn an_object_that_does_not_parse_is_told_so_and_stalls_nobody() {
     let case = Case::new("malformed").await;
     case.vault_store().await;
     case.put("app", json!({"p": "CANARY-p"})).await;
-    // A CRD that is newer than the operator: it lets a value through that the operator does not know.
-    let crds: Api<CustomResourceDefinition> = Api::all(case.client.clone());
-    let name = "externalsecrets.external-secrets.io";
-    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/target/properties/creationPolicy/enum";
-    let add = json!([{"op": "add", "path": format!("{path}/-"), "value": "Sideways"}]);
-    let patch: json_patch::Patch = serde_json::from_value(add).unwrap();
-    crds.patch(name, &PatchParams::default(), &Patch::<()>::Json(patch)).await.unwrap();
     let spec = json!({"data": [case.data("p", "app", "p")], "target": {"creationPolicy": "Sideways"}});
-    eventually("the newer schema is served", async || case.try_external_secret("odd", spec.clone()).await.ok()).await;
+    case.serve_a_newer_schema(&spec).await;
+    case.external_secret("odd", spec).await;
     case.failed("odd", "the object does not parse: unknown variant `Sideways`").await;
     nothing_else_is_disturbed(&case).await;
     // Corrected, it is synced.

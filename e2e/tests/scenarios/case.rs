@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use lockstep_crds::conditions::Condition;
 use lockstep_crds::{ClusterSecretStore, ExternalSecret, SecretStore};
 use lockstep_e2e::harness::{self, Harness, eventually};
 use lockstep_e2e::operator::{Operator, OperatorOptions};
+use lockstep_e2e::proxy::Proxy;
 use lockstep_e2e::vault::ROOT;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
@@ -59,6 +62,35 @@ impl Case {
         args.extend(more);
         let args = args.into_iter().map(str::to_owned).collect();
         self.harness.operator(&OperatorOptions { args, name: format!("{}-{replica}", self.name) })
+    }
+
+    /// Starts an operator that reaches the API server through a proxy, with these arguments.
+    pub fn operator_behind_a_proxy(&self, args: &[&str]) -> (Operator, Proxy) {
+        let url = &self.harness.control_plane.url;
+        let proxy = Proxy::to(url.trim_start_matches("https://"));
+        let text = std::fs::read_to_string(self.harness.folder.path().join("operator.kubeconfig")).unwrap();
+        let path = self.harness.folder.path().join(format!("{}.kubeconfig", self.name));
+        std::fs::write(&path, text.replace(url.as_str(), &format!("https://{}", proxy.address))).unwrap();
+        let options = OperatorOptions { args: args.iter().map(|a| (*a).to_owned()).collect(), name: self.name.clone() };
+        (Operator::start(&self.harness.binary, &path, self.harness.folder.path(), &options), proxy)
+    }
+
+    /// A CRD that is newer than the operator: it lets a value through that the operator does not know, as `spec` has it.
+    pub async fn serve_a_newer_schema(&self, spec: &Value) {
+        static SERVED: OnceCell<()> = OnceCell::const_new();
+        SERVED
+            .get_or_init(async || {
+                let crds: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+                let path =
+                    "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/target/properties/creationPolicy/enum";
+                let add = json!([{"op": "add", "path": format!("{path}/-"), "value": "Sideways"}]);
+                let patch: json_patch::Patch = serde_json::from_value(add).unwrap();
+                let name = "externalsecrets.external-secrets.io";
+                crds.patch(name, &PatchParams::default(), &Patch::<()>::Json(patch)).await.unwrap();
+            })
+            .await;
+        eventually("the newer schema is served", async || self.try_external_secret("probe", spec.clone()).await.ok()).await;
+        self.delete("probe").await;
     }
 
     /// A key of this case in Vault.

@@ -14,5 +14,6 @@ mod deployment;
 mod leaks;
 mod policies;
 mod providers;
+mod shards;
 mod stores;
 mod sync;

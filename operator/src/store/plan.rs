@@ -166,7 +166,7 @@ mod tests {
         let i = Instant::now();
         let later = now.checked_add(jiff::SignedDuration::from_secs(61)).unwrap();
         for (memo, wake, away, now, expected) in [
-            (memo(true), Wake::timer(i), false, now, Plan::Skip(Duration::from_secs(15))),
+            (memo(true), Wake::timer(i), false, now, Plan::Skip(Duration::from_millis(7500))),
             (memo(true), Wake::timer(i), false, later, Plan::Validate),
             (memo(true), Wake::changed(i), false, now, Plan::Validate),
             (memo(true), Wake::store(i), false, now, Plan::Validate),

@@ -1,0 +1,146 @@
+//! Clients of the API server: one for requests and the large watches, others for many small watches.
+//!
+//! Requests go over HTTP/1.1, a connection for each that is under way: 2,000 first syncs came faster that way than over one
+//! HTTP/2 connection (docs/performance.md). Watches of single objects, of which there may be thousands, share connections.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::{Body, ClientBuilder, ConfigExt};
+use kube::{Client, Config};
+use lockstep_providers::OwnCluster;
+use tower::{BoxError, ServiceBuilder};
+
+/// Watches on one connection. What is above a server's limit would wait without a word; RFC 9113 wants limits of 100 or more,
+/// and the API server's is 100 or 250.
+const ON_ONE: usize = 64;
+/// A connection whose peer does not answer for so long is closed, and its watches begin anew.
+const PING_EVERY: Duration = Duration::from_secs(30);
+
+/// The cluster that the operator runs for.
+pub struct Cluster {
+    /// For requests.
+    pub client: Client,
+    /// For many watches.
+    pub streams: Arc<Streams>,
+    /// What the Kubernetes provider needs to reach the same cluster.
+    pub own: OwnCluster,
+    /// The namespace that the operator runs in.
+    pub namespace: String,
+}
+
+/// There is no cluster, or its configuration is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("no Kubernetes cluster: {0}; run in a pod, or set KUBECONFIG")]
+pub struct NoCluster(Box<dyn std::error::Error + Send + Sync>);
+
+/// Finds the cluster. The clients have deadlines of their own: kube's default tries a refused request for minutes.
+///
+/// # Errors
+/// [`NoCluster`].
+pub async fn connect() -> Result<Cluster, NoCluster> {
+    let mut config = Config::infer().await.map_err(|error| NoCluster(error.into()))?;
+    config.default_retry = false;
+    // Proxies of the environment are for elsewhere; one that a kubeconfig names can't be told from them.
+    config.proxy_url = None;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // A watch is silent for as long as nothing happens; its bookmarks come at least every minute.
+    config.read_timeout = Some(Duration::from_secs(295));
+    config.write_timeout = Some(Duration::from_secs(15));
+    let own = OwnCluster { url: config.cluster_url.to_string(), ca: config.root_cert.clone().unwrap_or_default() };
+    let namespace = config.default_namespace.clone();
+    let client = Client::try_from(config.clone()).map_err(|error| NoCluster(error.into()))?;
+    // What can be wrong with it shows now, and not when the first watch begins.
+    multiplexed(&config).map_err(|error| NoCluster(error.into()))?;
+    let spare = client.clone();
+    let streams = Streams::new(move || multiplexed(&config).unwrap_or_else(|_| spare.clone()));
+    Ok(Cluster { client, streams: Arc::new(streams), own, namespace })
+}
+
+/// A client whose requests share a connection, if the server speaks HTTP/2.
+fn multiplexed(config: &Config) -> kube::Result<Client> {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    let https = HttpsConnectorBuilder::new()
+        .with_tls_config(config.rustls_client_config()?)
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(http);
+    let mut connector = TimeoutConnector::new(https);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_read_timeout(config.read_timeout);
+    connector.set_write_timeout(config.write_timeout);
+    let client: HttpClient<_, Body> =
+        HttpClient::builder(TokioExecutor::new()).timer(TokioTimer::new()).http2_keep_alive_interval(PING_EVERY).build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(client);
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+/// Clients for many small watches, each with a connection for [`ON_ONE`] of them.
+pub struct Streams {
+    make: Box<dyn Fn() -> Client + Send + Sync>,
+    open: Mutex<Vec<Arc<Client>>>,
+}
+
+impl Streams {
+    /// `make` makes the clients.
+    pub fn new(make: impl Fn() -> Client + Send + Sync + 'static) -> Self {
+        Self { make: Box::new(make), open: Mutex::default() }
+    }
+
+    /// A client with room for a watch, which holds its place for as long as it keeps the client.
+    pub fn client(&self) -> Arc<Client> {
+        let mut open = self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // One of each client's owners is this list.
+        open.retain(|client| Arc::strong_count(client) > 1);
+        let free = open.iter().find(|client| Arc::strong_count(client) <= ON_ONE).cloned();
+        free.unwrap_or_else(|| {
+            let client = Arc::new((self.make)());
+            open.push(client.clone());
+            client
+        })
+    }
+
+    /// How many connections there are at most.
+    pub fn len(&self) -> usize {
+        self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len()
+    }
+
+    /// Whether no watch has begun.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_takes_so_many_watches_and_is_let_go_after_the_last() {
+        let any = || {
+            let (service, _) = tower_test::mock::pair::<http::Request<Body>, http::Response<Body>>();
+            Client::new(service, "default")
+        };
+        let streams = Streams::new(any);
+        let first: Vec<_> = (0..ON_ONE).map(|_| streams.client()).collect();
+        assert_eq!(streams.len(), 1);
+        let second = streams.client();
+        assert_eq!(streams.len(), 2);
+        assert!(first.iter().all(|client| Arc::ptr_eq(client, &first[0])) && !Arc::ptr_eq(&second, &first[0]));
+        drop(first);
+        let third = streams.client();
+        assert!(Arc::ptr_eq(&third, &second), "there is room on it");
+        assert_eq!(streams.len(), 1);
+    }
+}
