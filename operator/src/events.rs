@@ -12,6 +12,7 @@ use lockstep_crds::external_secret::StoreKind;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::bucket::Bucket;
 use crate::keys::{ObjectKey, StoreKey};
 use crate::kube_io::Writer;
 use crate::metrics::Metrics;
@@ -36,8 +37,8 @@ struct Job {
 pub struct Events {
     sender: mpsc::Sender<Job>,
     receiver: std::sync::Mutex<Option<mpsc::Receiver<Job>>>,
-    /// How many more events that tell of nothing wrong may be written, as of when.
-    good_news: std::sync::Mutex<(f64, Instant)>,
+    /// Events that tell of nothing wrong which may be written.
+    good_news: std::sync::Mutex<Bucket>,
     client: Client,
     metrics: Arc<Metrics>,
     ownership: Arc<Ownership>,
@@ -47,7 +48,7 @@ impl Events {
     /// Nothing is written before [`Events::run`].
     pub fn new(client: Client, metrics: Arc<Metrics>, ownership: Arc<Ownership>) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let good_news = std::sync::Mutex::new((GOOD_NEWS, Instant::now()));
+        let good_news = std::sync::Mutex::new(Bucket::new(GOOD_NEWS, Instant::now()));
         Self { sender, receiver: std::sync::Mutex::new(Some(receiver)), good_news, client, metrics, ownership }
     }
 
@@ -83,14 +84,8 @@ impl Events {
 
     fn is_good_news_welcome(&self) -> bool {
         let mut news = self.good_news.lock().unwrap_or_else(|p| p.into_inner());
-        let now = Instant::now();
-        let left = (news.0 + (now - news.1).as_secs_f64() * GOOD_NEWS_PER_SECOND).min(GOOD_NEWS);
-        *news = (left, now);
-        if left < 1.0 {
-            return false;
-        }
-        news.0 -= 1.0;
-        true
+        news.fill(GOOD_NEWS_PER_SECOND, GOOD_NEWS, Instant::now());
+        news.take()
     }
 
     /// Writes events until the sender is gone; a second call ends at once.

@@ -3,6 +3,7 @@
 //! To follow one ExternalSecret read `crds/src/external_secret.rs`, then [`external_secret`], [`external_secret::plan`], a
 //! provider, and [`external_secret::status`].
 
+pub mod bucket;
 pub mod cli;
 pub mod clients;
 pub mod connections;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::bucket::{Bucket, no_peak};
+
 /// Annotation of a store: calls at once.
 pub const ANNOTATION_CONCURRENCY: &str = "lockstep.dev/max-concurrent-calls";
 /// Annotation of a store: calls begun in a second.
@@ -70,8 +72,7 @@ pub struct Limiter {
     share: f64,
     /// Calls a second at the time of the first throttling, where no bound is set.
     whole: Option<f64>,
-    credit: f64,
-    counted: Instant,
+    bucket: Bucket,
     window: (Instant, u32),
     /// Calls a second in the last full second.
     observed: f64,
@@ -89,8 +90,7 @@ impl Limiter {
             running: 0,
             share: 1.0,
             whole: None,
-            credit: 1.0,
-            counted: now,
+            bucket: Bucket::new(1.0, now),
             window,
             observed: 0.0,
             narrowed: None,
@@ -105,7 +105,7 @@ impl Limiter {
     /// How long so many calls take at the least, if their rate is bounded.
     pub fn takes(&self, calls: usize) -> Duration {
         let (_, rate) = self.granted();
-        rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64((calls as f64 - self.credit).max(0.0) / rate))
+        rate.map_or(Duration::ZERO, |rate| self.bucket.lacks(calls as f64, rate))
     }
 
     /// What is granted: calls at once, and calls a second if they are bounded.
@@ -119,8 +119,8 @@ impl Limiter {
     }
 
     fn count(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.counted).as_secs_f64();
-        self.counted = self.counted.max(now);
+        let rate = self.granted().1.unwrap_or(0.0);
+        let passed = self.bucket.fill(rate, no_peak(rate), now);
         if self.share < 1.0 {
             self.share = (self.share + passed * RECOVERY).min(1.0);
             if self.share >= 1.0 {
@@ -132,9 +132,6 @@ impl Limiter {
             self.observed = f64::from(self.window.1) / since.as_secs_f64();
             self.window = (now, 0);
         }
-        if let (_, Some(rate)) = self.granted() {
-            self.credit = (self.credit + passed * rate).min((rate / 10.0).max(1.0));
-        }
     }
 
     /// Asks for a call.
@@ -144,14 +141,13 @@ impl Limiter {
         if self.running >= most {
             return Permission::WhenOneEnds;
         }
-        if let Some(rate) = rate {
-            if self.credit < 1.0 - 1e-9 {
-                let wait = Duration::from_secs_f64((1.0 - self.credit) / rate);
-                // What is granted grows while the provider recovers.
-                let wait = if self.share < 1.0 { wait.min(Duration::from_secs(1)) } else { wait };
-                return Permission::At(now + wait);
-            }
-            self.credit -= 1.0;
+        if let Some(rate) = rate
+            && !self.bucket.take()
+        {
+            let wait = self.bucket.lacks(1.0, rate);
+            // What is granted grows while the provider recovers.
+            let wait = if self.share < 1.0 { wait.min(Duration::from_secs(1)) } else { wait };
+            return Permission::At(now + wait);
         }
         self.running += 1;
         self.window.1 += 1;
@@ -167,7 +163,7 @@ impl Limiter {
             let lately = self.observed.max(f64::from(self.window.1)).max(1.0);
             self.whole = Some(self.whole.unwrap_or(lately));
             self.share = (self.share / 2.0).max(LEAST);
-            self.credit = self.credit.min(1.0);
+            self.bucket.narrow(1.0);
         }
     }
 }

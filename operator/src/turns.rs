@@ -11,6 +11,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use crate::bucket::{Bucket, no_peak};
+
 /// The refresh that an object takes part in: those of equal turns share their provider reads, and count once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Turn {
@@ -65,8 +67,7 @@ pub struct Turns {
     groups: HashMap<Turn, u32>,
     /// In billionths a second: a sum of integers does not drift.
     steady_nano: u128,
-    credit: f64,
-    counted: Instant,
+    bucket: Bucket,
     /// Groups that were let through a moment ago.
     recent: HashMap<Turn, Instant>,
 }
@@ -78,7 +79,7 @@ fn nano(turn: Turn) -> u128 {
 impl Turns {
     /// Nobody asks yet.
     pub fn new(now: Instant) -> Self {
-        Self { groups: HashMap::new(), steady_nano: 0, credit: 1.0, counted: now, recent: HashMap::new() }
+        Self { groups: HashMap::new(), steady_nano: 0, bucket: Bucket::new(1.0, now), recent: HashMap::new() }
     }
 
     /// An object takes part in a refresh.
@@ -117,10 +118,7 @@ impl Turns {
 
     fn count(&mut self, now: Instant) {
         let limit = self.limit();
-        let passed = now.saturating_duration_since(self.counted).as_secs_f64();
-        self.counted = self.counted.max(now);
-        // What was not used is not saved up for a peak, beyond what timers of a tenth of a second apart need.
-        self.credit = (self.credit + passed * limit).min((limit / 10.0).max(1.0));
+        self.bucket.fill(limit, no_peak(limit), now);
     }
 
     fn is_recent(&self, turn: Turn, now: Instant) -> bool {
@@ -133,11 +131,9 @@ impl Turns {
             return true;
         }
         self.count(now);
-        // Timers fire a little early or late: a part of a billionth must not cost another wait.
-        if self.credit < 1.0 - 1e-9 {
+        if !self.bucket.take() {
             return false;
         }
-        self.credit -= 1.0;
         if self.recent.len() > 1024 {
             self.recent.retain(|turn, at| now.saturating_duration_since(*at) < turn.together());
         }
@@ -153,8 +149,7 @@ impl Turns {
             return now;
         }
         self.count(now);
-        let lacking = (1.0 - self.credit).max(0.0) / self.limit();
-        now + Duration::from_secs_f64(lacking.min(3600.0))
+        now + self.bucket.lacks(1.0, self.limit())
     }
 }
 
