@@ -171,11 +171,11 @@ impl Connections {
     }
 
     /// For how long a store has enough to do, if it has; and no connection is made to find out.
-    pub fn crowded(&self, store: &StoreView, namespace: &Arc<str>) -> Option<Duration> {
+    pub fn crowded(&self, store: &StoreView, namespace: &Arc<str>, urgent: bool) -> Option<Duration> {
         let slot = self.lock().get(&store.connection_key(Some(namespace))).cloned()?;
         let slot = slot.try_lock().ok()?;
         match &slot.made {
-            Some((Ok(reader), _)) => reader.crowded(),
+            Some((Ok(reader), _)) => reader.crowded(urgent),
             Some((Err(_), _)) | None => None,
         }
     }

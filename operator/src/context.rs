@@ -235,9 +235,9 @@ impl Context {
     }
 
     /// For how long one of an object's stores has enough to do, if one has.
-    pub fn crowded(&self, key: &ObjectKey, object: &ExternalSecret) -> Option<Duration> {
+    pub fn crowded(&self, key: &ObjectKey, object: &ExternalSecret, urgent: bool) -> Option<Duration> {
         let stores = object.store_refs().map(|r| StoreKey::referred(&key.namespace, r));
-        let waits = stores.filter_map(|store| self.connections.crowded(&self.state.store(&store)?.view, &key.namespace));
+        let waits = stores.filter_map(|store| self.connections.crowded(&self.state.store(&store)?.view, &key.namespace, urgent));
         waits.max()
     }
 

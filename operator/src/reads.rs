@@ -51,6 +51,21 @@ impl ReadKey {
     }
 }
 
+/// How somebody asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking {
+    /// No answer may be older.
+    pub fresh_after: Instant,
+    /// Whether a person's change waits for it: that goes before refreshes that nobody waits for.
+    pub urgent: bool,
+}
+
+impl From<Instant> for Asking {
+    fn from(fresh_after: Instant) -> Self {
+        Self { fresh_after, urgent: false }
+    }
+}
+
 type Answer = Shared<oneshot::Receiver<Result<Fetched>>>;
 
 /// A read under way, or done and still of use.
@@ -79,7 +94,9 @@ struct Pending {
 
 struct State {
     slots: HashMap<ReadKey, Slot>,
+    /// The urgent ones first.
     pending: VecDeque<Pending>,
+    urgent: usize,
     /// Calls of this connection that are under way.
     calling: usize,
     /// When pending calls are looked at again.
@@ -88,6 +105,32 @@ struct State {
     sweeping: bool,
     throttled_until: Option<Instant>,
     away: Option<Error>,
+}
+
+impl State {
+    fn queue(&mut self, pending: Pending, urgent: bool) {
+        match urgent {
+            true => {
+                self.pending.insert(self.urgent, pending);
+                self.urgent += 1;
+            }
+            false => self.pending.push_back(pending),
+        }
+    }
+
+    /// Somebody joined a want that is urgent to them.
+    fn promote(&mut self, id: u64) {
+        let at = self.pending.iter().position(|pending| pending.id == id).filter(|at| *at >= self.urgent);
+        if let Some(pending) = at.and_then(|at| self.pending.remove(at)) {
+            self.queue(pending, true);
+        }
+    }
+
+    fn take_pending(&mut self, most: usize) -> Vec<Pending> {
+        let count = self.pending.len().min(most);
+        self.urgent = self.urgent.saturating_sub(count);
+        self.pending.drain(..count).collect()
+    }
 }
 
 /// Shares the reads of one connection.
@@ -148,6 +191,7 @@ impl Reader {
         let state = State {
             slots: HashMap::new(),
             pending: VecDeque::new(),
+            urgent: 0,
             calling: 0,
             timer: None,
             next_id: 0,
@@ -171,23 +215,27 @@ impl Reader {
         self.limiter.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// For how long there is enough to do: whoever comes now had better come later.
-    pub fn crowded(&self) -> Option<Duration> {
-        let waiting = self.lock().pending.len();
+    /// For how long there is enough to do: whoever comes now had better come later. What is urgent waits for what is urgent only.
+    pub fn crowded(&self, urgent: bool) -> Option<Duration> {
+        let waiting = {
+            let state = self.lock();
+            if urgent { state.urgent } else { state.pending.len() }
+        };
         let size = self.capabilities.batch.max(1);
         let takes = self.limiter().takes(waiting.div_ceil(size) + 1);
         let many = waiting >= CROWD.max(size * 4);
         (many || takes > LONG).then(|| takes.clamp(Duration::from_secs(1), LONG * 3))
     }
 
-    /// Reads remote secrets; no answer is older than `fresh_after`. Answers stand in the order of `wants`.
-    pub async fn read(self: &Arc<Self>, wants: &[Want], fresh_after: Instant) -> Vec<Result<Fetched>> {
+    /// Reads remote secrets. Answers stand in the order of `wants`.
+    pub async fn read(self: &Arc<Self>, wants: &[Want], asking: impl Into<Asking>) -> Vec<Result<Fetched>> {
+        let asking = asking.into();
         if let Some(error) = self.closed(Instant::now()) {
             return wants.iter().map(|_| Err(error.clone())).collect();
         }
         let joined: Vec<Joined> = {
             let mut state = self.lock();
-            wants.iter().map(|want| self.join(&mut state, want, fresh_after)).collect()
+            wants.iter().map(|want| self.join(&mut state, want, asking)).collect()
         };
         self.pump();
         let lost = || Err(Error::unavailable("the read was given up"));
@@ -207,39 +255,44 @@ impl Reader {
     }
 
     /// A read that is under way or done and young enough, what is known without one, or a new one.
-    fn join(&self, state: &mut State, want: &Want, fresh_after: Instant) -> Joined {
+    fn join(&self, state: &mut State, want: &Want, asking: Asking) -> Joined {
         let now = Instant::now();
         let key = ReadKey::of(want);
-        let Some(slot) = state.slots.get_mut(&key) else { return self.start(state, key, want, now) };
+        let Some(slot) = state.slots.get_mut(&key) else { return self.start(state, key, want, asking) };
         if let Some(read) = &mut slot.read
-            && read.started.is_none_or(|started| started >= fresh_after)
+            && read.started.is_none_or(|started| started >= asking.fresh_after)
             && !passed(&read.answer)
         {
             match read.started {
                 None if read.seen != want.seen => read.seen = None,
-                Some(_) if read.seen.is_some() && read.seen != want.seen => return self.start(state, key, want, now),
+                Some(_) if read.seen.is_some() && read.seen != want.seen => return self.start(state, key, want, asking),
                 _ => {}
             }
             read.last_used = now;
             self.metrics.calls_saved(&self.labels, "shared", 1);
-            return Joined::Later(read.answer.clone());
+            let (id, answer) = (read.id, read.answer.clone());
+            if asking.urgent {
+                state.promote(id);
+            }
+            return Joined::Later(answer);
         }
         if let (Some((version, at)), Some(seen)) = (&slot.known, &want.seen)
-            && *at >= fresh_after
+            && *at >= asking.fresh_after
             && version == seen
         {
             self.metrics.calls_saved(&self.labels, "known", 1);
             return Joined::Now(Ok(Fetched::Unchanged));
         }
-        self.start(state, key, want, now)
+        self.start(state, key, want, asking)
     }
 
-    fn start(&self, state: &mut State, key: ReadKey, want: &Want, now: Instant) -> Joined {
+    fn start(&self, state: &mut State, key: ReadKey, want: &Want, asking: Asking) -> Joined {
+        let now = Instant::now();
         let (reply, receiver) = oneshot::channel();
         let answer = receiver.shared();
         state.next_id += 1;
         let id = state.next_id;
-        state.pending.push_back(Pending { id, want: want.clone(), since: now, reply });
+        state.queue(Pending { id, want: want.clone(), since: now, reply }, asking.urgent);
         let read = Read { id, started: None, seen: want.seen.clone(), answer: answer.clone(), last_used: now };
         state.slots.entry(key).or_default().read = Some(read);
         Joined::Later(answer)
@@ -252,9 +305,13 @@ impl Reader {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            let Some(first) = state.pending.front() else { return };
-            let filled = first.since + FILL;
-            if state.pending.len() < size && size > 1 && now < filled {
+            if state.pending.is_empty() {
+                return;
+            }
+            if state.pending.len() < size
+                && let Some(filled) = state.pending.iter().map(|pending| pending.since + FILL).min()
+                && now < filled
+            {
                 return self.pump_at(&mut state, filled);
             }
             match self.limiter().take(now) {
@@ -263,8 +320,7 @@ impl Reader {
                 Permission::WhenOneEnds if state.calling > 0 => return,
                 Permission::WhenOneEnds => return self.pump_at(&mut state, now + OTHERS),
             }
-            let count = state.pending.len().min(size);
-            let batch: Vec<Pending> = state.pending.drain(..count).collect();
+            let batch = state.take_pending(size);
             let reader = self.clone();
             tokio::spawn(async move { reader.call(batch).await });
         }
@@ -387,7 +443,7 @@ impl Reader {
         }
         // Nobody waits for a closed door.
         if let Some(error) = closed(&state, Instant::now()) {
-            let pending = std::mem::take(&mut state.pending);
+            let pending = state.take_pending(usize::MAX);
             for p in &pending {
                 if let Some(slot) = state.slots.get_mut(&ReadKey::of(&p.want)) {
                     slot.read.take_if(|read| read.id == p.id);

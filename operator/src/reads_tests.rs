@@ -213,7 +213,7 @@ async fn connections_of_a_store_share_its_limit_and_none_of_them_is_forgotten() 
 #[tokio::test(start_paused = true)]
 async fn a_reader_with_enough_to_do_says_so_and_what_a_closed_door_turned_away_is_asked_anew() {
     let (script, reader) = reader(1);
-    assert_eq!(reader.crowded(), None);
+    assert_eq!(reader.crowded(false), None);
     reader.set_limits(Limits { concurrency: None, per_second: Some(0.1) });
     let wants: Vec<Want> = (0..5).map(|i| Want::latest(format!("k{i}"))).collect();
     let waiting = tokio::spawn({
@@ -221,17 +221,42 @@ async fn a_reader_with_enough_to_do_says_so_and_what_a_closed_door_turned_away_i
         async move { reader.read(&wants, Instant::now()).await }
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(reader.crowded().is_some_and(|wait| wait > LONG));
+    assert!(reader.crowded(false).is_some_and(|wait| wait > LONG));
     // The next call finds the provider throttling: everybody is told at once.
     *script.fail.lock().unwrap() = Some(Error::Throttled { retry_after: Some(Duration::from_secs(30)), message: "slow".into() });
     let answers = waiting.await.unwrap();
     assert!(answers[1..].iter().all(|a| matches!(a, Err(Error::Throttled { .. }))), "{answers:?}");
     assert_eq!(script.calls.load(Ordering::SeqCst), 2);
-    assert_eq!(reader.crowded(), None, "nobody waits any more");
+    assert_eq!(reader.crowded(false), None, "nobody waits any more");
     *script.fail.lock().unwrap() = None;
     reader.set_limits(Limits { concurrency: None, per_second: Some(100.0) });
     tokio::time::advance(Duration::from_secs(31)).await;
     assert_eq!(text(&reader.read(&wants[4..], Instant::now()).await[0]), "k4#3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_person_waits_for_is_read_before_refreshes() {
+    let (_, reader) = reader(1);
+    reader.set_limits(Limits { concurrency: None, per_second: Some(1.0) });
+    let begun = Instant::now();
+    let ask = |key: String, urgent: bool| {
+        let reader = reader.clone();
+        tokio::spawn(async move {
+            let asking = Asking { fresh_after: begun, urgent };
+            reader.read(&[Want::latest(key)], asking).await;
+            begun.elapsed().as_secs()
+        })
+    };
+    let refreshes: Vec<_> = (0..30).map(|i| ask(format!("k{i}"), false)).collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(reader.crowded(false).is_some() && reader.crowded(true).is_none());
+    // One of its own, and one that a refresh has asked for already.
+    let urgent = [ask("mine".into(), true), ask("k29".into(), true)];
+    let urgent = futures::future::join_all(urgent).await;
+    assert!(urgent.iter().all(|s| *s.as_ref().unwrap() <= 3), "{urgent:?}");
+    let all: Vec<u64> = futures::future::join_all(refreshes).await.into_iter().map(Result::unwrap).collect();
+    assert!(all[28] >= 28 && all[29] <= 3, "{all:?}");
+    assert_eq!(reader.lock().urgent, 0);
 }
 
 struct Broken;

@@ -93,10 +93,21 @@ enum Scenario {
     All,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
     let args = Args::parse();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // The bare client has the threads that the operator has.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if args.bare_client.is_some() {
+        runtime.worker_threads(1);
+    }
+    runtime.enable_all().build().expect("a runtime").block_on(run(args))
+}
+
+async fn run(args: Args) -> ExitCode {
     if let Some(kubeconfig) = &args.bare_client {
         let layout = Layout::new(args.objects.unwrap_or(2000), 1, &args.bare_prefix).over(args.bare_namespaces);
         bare::run(kubeconfig, args.bare_job, &layout, args.bare_concurrency).await;
@@ -115,12 +126,12 @@ async fn measure(args: &Args) -> Result<(), String> {
     let mut figures = Vec::new();
     if args.scenario == Scenario::All {
         for (scenario, objects, interval, replicas) in ALL {
-            figures.push(one(args, scenario, objects, interval, replicas).await?);
+            figures.extend(one(args, scenario, objects, interval, replicas).await?);
             save(args, &figures)?;
         }
     } else {
-        figures
-            .push(one(args, args.scenario, args.objects.unwrap_or(args.scenario.objects()), args.interval, args.replicas).await?);
+        let objects = args.objects.unwrap_or(args.scenario.objects());
+        figures.extend(one(args, args.scenario, objects, args.interval, args.replicas).await?);
     }
     save(args, &figures)
 }
@@ -163,34 +174,38 @@ async fn one(
     objects: u64,
     interval: Duration,
     replicas: u64,
-) -> Result<serde_json::Value, String> {
+) -> Result<Vec<serde_json::Value>, String> {
     let options = Options { bare_concurrency: args.bare_concurrency, operator: args.operator.clone() };
     let begun = std::time::Instant::now();
     let name = scenario.to_possible_value().expect("a name").get_name().to_owned();
     note(&format!("{name}: starting a control plane and a Vault; building the operator with --release"));
-    let report = match scenario {
-        Scenario::Burst | Scenario::All => scenarios::burst(&options, objects, args.sharing).await,
+    let one = |report: Report| vec![report];
+    let reports = match scenario {
+        Scenario::Burst | Scenario::All => scenarios::burst(&options, objects, args.sharing).await.map(one),
         Scenario::Steady => scenarios::steady(&options, objects, args.sharing, interval, args.minutes).await,
-        Scenario::FanOut => scenarios::fan_out(&options, objects).await,
-        Scenario::Stores => scenarios::stores(&options, objects).await,
-        Scenario::Restart => scenarios::restart(&options, objects, args.sharing).await,
-        Scenario::StoreFix => scenarios::store_fix(&options, objects, args.sharing).await,
-        Scenario::Outage => scenarios::outage(&options, objects, args.sharing, interval).await,
-        Scenario::Delete => scenarios::delete(&options, objects, args.sharing).await,
-        Scenario::Handover => scenarios::handover(&options, objects, args.sharing).await,
-        Scenario::Replicas => scenarios::replicas(&options, objects, args.sharing, replicas).await,
+        Scenario::FanOut => scenarios::fan_out(&options, objects).await.map(one),
+        Scenario::Stores => scenarios::stores(&options, objects).await.map(one),
+        Scenario::Restart => scenarios::restart(&options, objects, args.sharing).await.map(one),
+        Scenario::StoreFix => scenarios::store_fix(&options, objects, args.sharing).await.map(one),
+        Scenario::Outage => scenarios::outage(&options, objects, args.sharing, interval).await.map(one),
+        Scenario::Delete => scenarios::delete(&options, objects, args.sharing).await.map(one),
+        Scenario::Handover => scenarios::handover(&options, objects, args.sharing).await.map(one),
+        Scenario::Replicas => scenarios::replicas(&options, objects, args.sharing, replicas).await.map(one),
     }?;
-    report.print();
-    let plot = plot_file(args, &report, objects, interval, replicas)?;
-    note(&format!("{name}: {} s in all; plot in {}", begun.elapsed().as_secs(), plot.display()));
-    Ok(report.figures())
+    for report in &reports {
+        report.print();
+        let plot = plot_file(args, report, objects, interval, replicas)?;
+        note(&format!("plot in {}", plot.display()));
+    }
+    note(&format!("{name}: {} s in all", begun.elapsed().as_secs()));
+    Ok(reports.iter().map(Report::figures).collect())
 }
 
 fn plot_file(args: &Args, report: &Report, objects: u64, interval: Duration, replicas: u64) -> Result<PathBuf, String> {
     let folder = args.plots.clone().unwrap_or_else(|| root().join("docs/performance"));
     std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let more = match report.scenario {
-        "steady" => format!("-{}s", interval.as_secs()),
+        "steady" | "changes" => format!("-{}s", interval.as_secs()),
         "replicas" => format!("-by-{replicas}"),
         _ => String::new(),
     };

@@ -1,29 +1,33 @@
-//! The bare client: the writes that a job needs, to the byte as the operator makes them, and nothing else; nothing is watched or
-//! read.
+//! The bare client: the writes that a job needs, as the operator sends them (the same fields, of the same length, asking for the same
+//! answer), and nothing else; nothing is watched or read.
 //!
-//! It runs as a process of its own, as the operator's service account, so that its CPU time is its own and the API server
-//! treats it as it treats the operator.
+//! It runs as a process of its own, as the operator's service account, with as many threads and the same allocator, so that its
+//! CPU time is its own and the API server treats it as it treats the operator.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::ValueEnum;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use lockstep::external_secret::target::created_by;
 use lockstep::keys::ObjectKey;
+use lockstep::kube_io::Writer;
+use lockstep::ownership::{Hold, Ownership};
 use lockstep_crds::{ANNOTATION_DATA_HASH, ClusterSecretStore, ExternalSecret, LABEL_CREATED_BY, SecretStore};
 use serde_json::json;
 
 use super::Layout;
 use crate::harness;
 
-/// Label of what it writes.
-pub const LABEL: &str = "scale.lockstep.dev/bare";
+/// Label of what it writes: as long as the operator's.
+pub const LABEL: &str = "bench-bare.scale.lockstep.dev/managed";
 
 /// What it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -32,6 +36,8 @@ pub enum Job {
     Sync,
     /// For each object: patches its Secret, patches its status.
     Update,
+    /// For each object: patches its status twice, that it failed and that it works again.
+    Tell,
     /// Lists what an operator has to know when it starts.
     List,
 }
@@ -39,7 +45,7 @@ pub enum Job {
 /// Does the job and prints what it sent, as JSON.
 pub async fn run(kubeconfig: &Path, job: Job, layout: &Layout, concurrency: usize) {
     let client = harness::client(kubeconfig).await;
-    let uids = if job == Job::Sync { uids(&client, layout).await } else { HashMap::new() };
+    let uids = if job == Job::List { HashMap::new() } else { uids(&client, layout).await };
     println!("ready");
     // Whoever measures has to see the process before it begins.
     let mut line = String::new();
@@ -57,12 +63,15 @@ pub async fn run(kubeconfig: &Path, job: Job, layout: &Layout, concurrency: usiz
                 .expect("a list");
             json!({"list": 4})
         }
-        Job::Sync | Job::Update => {
-            futures::stream::iter(0..layout.objects)
-                .for_each_concurrent(concurrency, |i| one(&client, job, layout, &uids, i))
-                .await;
-            let verb = if job == Job::Sync { "create secrets" } else { "patch secrets" };
-            json!({verb: layout.objects, "patch externalsecrets/status": layout.objects})
+        Job::Sync | Job::Update | Job::Tell => {
+            let ownership = Ownership::new(1, Hold::Forever);
+            let bare = Bare { writer: Writer::new(&client, &ownership, 0), client: &client, layout, uids };
+            futures::stream::iter(0..layout.objects).for_each_concurrent(concurrency, |i| bare.one(job, i)).await;
+            match job {
+                Job::Sync => json!({"create secrets": layout.objects, "patch externalsecrets/status": layout.objects}),
+                Job::Tell => json!({"patch externalsecrets/status": 2 * layout.objects}),
+                _ => json!({"patch secrets": layout.objects, "patch externalsecrets/status": layout.objects}),
+            }
         }
     };
     println!("{}", json!({"seconds": begun.elapsed().as_secs_f64(), "requests": requests}));
@@ -88,29 +97,57 @@ async fn uids(client: &kube::Client, layout: &Layout) -> HashMap<String, String>
     all
 }
 
-async fn one(client: &kube::Client, job: Job, layout: &Layout, uids: &HashMap<String, String>, i: u64) {
-    let (namespace, name) = (layout.namespace(i), layout.name(i));
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    let data = json!({"user": format!("user-{i}"), "password": format!("password-{i}-{job:?}")});
-    let mut secret = json!({"metadata": {"name": name}, "stringData": data});
-    if job == Job::Sync {
-        let key = ObjectKey::new(&namespace, &name);
-        let created_by = created_by(&key);
-        secret["metadata"]["annotations"] = json!({ANNOTATION_DATA_HASH: created_by[..32]});
-        secret["metadata"]["labels"] = json!({LABEL: "true", LABEL_CREATED_BY: created_by});
-        secret["metadata"]["ownerReferences"] = json!([{"apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret",
-            "name": name, "uid": uids[&name], "controller": true}]);
-        let secret: Secret = serde_json::from_value(secret).expect("a Secret");
-        secrets.create(&PostParams::default(), &secret).await.expect("the Secret is made");
-    } else {
-        secrets.patch(&name, &PatchParams::default(), &Patch::Merge(&secret)).await.expect("the Secret is patched");
+struct Bare<'a> {
+    writer: Writer<'a>,
+    client: &'a kube::Client,
+    layout: &'a Layout,
+    uids: HashMap<String, String>,
+}
+
+impl Bare<'_> {
+    async fn one(&self, job: Job, i: u64) {
+        let (namespace, name) = (self.layout.namespace(i), self.layout.name(i));
+        match job {
+            Job::Sync => self.create(&namespace, &name, i).await,
+            Job::Update => self.update(&namespace, &name, i).await,
+            Job::Tell => self.tell(&namespace, &name, "False", "SecretSyncedError", "2026-01-01T00:30:00Z").await,
+            Job::List => {}
+        }
+        let at = if job == Job::Sync { "2026-01-01T00:00:00Z" } else { "2026-01-01T01:00:00Z" };
+        self.tell(&namespace, &name, "True", "SecretSynced", at).await;
     }
-    let at = if job == Job::Sync { "2026-01-01T00:00:00Z" } else { "2026-01-01T01:00:00Z" };
-    let condition = json!({"type": "Ready", "status": "True", "reason": "SecretSynced", "message": "secret synced", "lastTransitionTime": at});
-    let binding = json!({"name": name, "uid": "00000000-0000-0000-0000-000000000000", "resourceVersion": "1000000"});
-    let synced = "1-0123456789abcdef0123456789ab";
-    let status =
-        json!({"status": {"conditions": [condition], "refreshTime": at, "binding": binding, "syncedResourceVersion": synced}});
-    let api: Api<ExternalSecret> = Api::namespaced(client.clone(), &namespace);
-    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await.expect("the status is patched");
+
+    async fn create(&self, namespace: &str, name: &str, i: u64) {
+        let created_by = created_by(&ObjectKey::new(namespace, name));
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {
+                "name": name, "namespace": namespace, "annotations": {ANNOTATION_DATA_HASH: created_by[..32]},
+                "labels": {LABEL: "true", LABEL_CREATED_BY: created_by},
+                "ownerReferences": [{"apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret", "name": name,
+                    "uid": self.uids[name], "controller": true}],
+            },
+            "data": {"user": STANDARD.encode(format!("user-{i}")), "password": STANDARD.encode(format!("password-{i}"))},
+        });
+        let url = Api::<Secret>::namespaced(self.client.clone(), namespace).resource_url().to_owned();
+        self.writer.create(&url, &secret, "lockstep").await.expect("the Secret is made");
+    }
+
+    async fn update(&self, namespace: &str, name: &str, i: u64) {
+        let data = json!({"password": STANDARD.encode(format!("password-{i}-changed"))});
+        let patch = Patch::Merge(json!({"data": data}));
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        secrets.patch_metadata(name, &PatchParams::default(), &patch).await.expect("the Secret is patched");
+    }
+
+    async fn tell(&self, namespace: &str, name: &str, status: &str, reason: &str, at: &str) {
+        let condition =
+            json!({"type": "Ready", "status": status, "reason": reason, "message": "secret synced", "lastTransitionTime": at});
+        let binding = json!({"name": name, "uid": "00000000-0000-0000-0000-000000000000", "resourceVersion": "1000000"});
+        let synced = "1-0123456789abcdef0123456789ab";
+        let status = json!({"conditions": [condition], "refreshTime": at, "binding": binding, "syncedResourceVersion": synced});
+        let url = Api::<ExternalSecret>::namespaced(self.client.clone(), namespace).resource_url().to_owned();
+        let patch = json!({"metadata": {"uid": self.uids[name]}, "status": status});
+        self.writer.patch_status(&url, name, &patch).await.expect("the status is patched");
+    }
 }

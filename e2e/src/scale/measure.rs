@@ -243,15 +243,25 @@ impl Observer {
         lock(&self.seen).secrets.values().filter(|(_, at)| *at >= since).map(|(_, at)| (*at - since).as_secs_f64()).collect()
     }
 
-    /// Waits until `done` says so; none after ten minutes.
+    /// Waits until `done` says so: ten minutes at most.
     ///
     /// # Errors
     /// A sentence with `what` and how far it came.
-    pub async fn wait(&self, what: &str, mut done: impl FnMut(&Self) -> bool) -> Result<(), String> {
-        let end = Instant::now() + Duration::from_secs(600);
+    pub async fn wait(&self, what: &str, done: impl FnMut(&Self) -> bool) -> Result<(), String> {
+        self.wait_for(Duration::ZERO, what, done).await
+    }
+
+    /// Waits until `done` says so: so long at most, or ten minutes if that is longer.
+    ///
+    /// # Errors
+    /// A sentence with `what` and how far it came.
+    pub async fn wait_for(&self, most: Duration, what: &str, mut done: impl FnMut(&Self) -> bool) -> Result<(), String> {
+        let most = most.max(Duration::from_secs(600));
+        let end = Instant::now() + most;
         while !done(self) {
             if Instant::now() > end {
-                return Err(format!("not in ten minutes: {what}; {} Secrets, {} ready", self.secrets(), self.ready()));
+                let (secrets, ready) = (self.secrets(), self.ready());
+                return Err(format!("not in {} s: {what}; {secrets} Secrets, {ready} ready", most.as_secs()));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

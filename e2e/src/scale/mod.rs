@@ -212,7 +212,7 @@ impl Bench {
             })
             .await;
         self.seed(&bare, "1h", &|_| json!({"name": NOBODY, "kind": "ClusterSecretStore"})).await;
-        if job == Job::Update {
+        if job != Job::Sync {
             self.bare_process(&bare, Job::Sync).await?;
         }
         let phase = self.bare_process(&bare, job).await?;
@@ -239,7 +239,7 @@ impl Bench {
 
     async fn bare_process(&self, layout: &Layout, job: Job) -> Result<Phase, String> {
         let observer = Arc::new(Observer::start(&self.client, bare::LABEL));
-        let before = if job == Job::Update { layout.objects as usize } else { 0 };
+        let before = if matches!(job, Job::Update | Job::Tell) { layout.objects as usize } else { 0 };
         observer.wait("the bare client's Secrets are seen", |o| o.secrets() >= before).await?;
         let kubeconfig = self.harness.folder.path().join("operator.kubeconfig");
         let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
@@ -261,7 +261,7 @@ impl Bench {
         });
         let line = answer.await.map_err(|e| e.to_string())?;
         let answer: Value = serde_json::from_str(&line).map_err(|_| "the bare client failed".to_owned())?;
-        let written = if job == Job::List { 0 } else { layout.objects as usize };
+        let written = if matches!(job, Job::List | Job::Tell) { 0 } else { layout.objects as usize };
         let begun = watch.begun;
         observer.wait("the bare client's Secrets are seen", |o| o.latencies(begun).len() >= written).await?;
         let mut phase = watch.stop(answer["seconds"].as_f64().unwrap_or(f64::NAN), &observer);

@@ -29,6 +29,7 @@ use crate::controller::Active;
 use crate::keys::{ObjectKey, StoreKey};
 use crate::malformed;
 use crate::queue::{Next, Wake};
+use crate::reads::Asking;
 use data::ValueError;
 use plan::{Observed, Plan, Settings, Source};
 use status::{Failure, Gone, Outcome, Report, Requeue, Retry};
@@ -169,7 +170,7 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
         now,
     };
     let plan = plan::plan(&observed);
-    if let (Plan::Fetch(_), Some(wait)) = (&plan, ctx.crowded(key, &object)) {
+    if let (Plan::Fetch(_), Some(wait)) = (&plan, ctx.crowded(key, &object, wake.changed)) {
         // Its store has enough to do: whoever waits for another store must not wait behind this one.
         let spread = wait.mul_f64(f64::from(rand::random::<f32>()));
         return Some(Next { again: Some(wake), ..Next::at(Instant::now() + wait + spread) });
@@ -247,15 +248,15 @@ async fn sync(
     let seen = ctx.state.target(&key.namespace, object.target_name());
     let settled = memo.ready == Some(true) && !wake.changed && !wake.store && !seen.differs(memo.binding.as_ref());
     let known = if settled && memo.synced.as_deref() == Some(&plan::synced_version(object)) { &memo.versions[..] } else { &[] };
-    let fresh_after = fresh_after(memo, wake, settings);
+    let asking = Asking { fresh_after: fresh_after(memo, wake, settings), urgent: wake.changed };
 
-    let mut answers = active.while_waiting(fetch(ctx, key, &sources, known, fresh_after)).await;
+    let mut answers = active.while_waiting(fetch(ctx, key, &sources, known, asking)).await;
     if answers.iter().all(|a| matches!(a, Ok(Fetched::Unchanged))) {
         return Outcome::Unchanged;
     }
     if answers.iter().any(|a| matches!(a, Ok(Fetched::Unchanged))) {
         // Some changed: the others' values are needed too, to write the whole.
-        answers = active.while_waiting(fetch(ctx, key, &sources, &[], fresh_after)).await;
+        answers = active.while_waiting(fetch(ctx, key, &sources, &[], asking)).await;
     }
 
     let assembled = assemble(&sources, &answers);
@@ -338,7 +339,7 @@ async fn fetch(
     key: &ObjectKey,
     sources: &[Source<'_>],
     known: &[Option<Arc<str>>],
-    fresh_after: Instant,
+    asking: Asking,
 ) -> Vec<Result<Fetched, Error>> {
     let mut by_store: BTreeMap<&StoreKey, Vec<usize>> = BTreeMap::new();
     for (i, source) in sources.iter().enumerate() {
@@ -348,7 +349,7 @@ async fn fetch(
         let wants: Vec<Want> = indices.iter().map(|&i| want(&sources[i], known.get(i).cloned().flatten())).collect();
         let read = async {
             match ctx.connect(store, &key.namespace).await {
-                Ok(reader) => reader.read(&wants, fresh_after).await,
+                Ok(reader) => reader.read(&wants, asking).await,
                 Err(error) => vec![Err(error); indices.len()],
             }
         };
