@@ -524,6 +524,56 @@ mod tests {
         }
     }
 
+    /// As the plan decides it: a wall clock that was set makes nothing due at once, and nothing late by more than its interval.
+    #[test]
+    fn a_step_of_the_wall_clock_makes_no_peak_and_loses_no_refresh() {
+        use jiff::Timestamp;
+        let start = Instant::now();
+        let every_ms = 60_000;
+        let turn = |key: u64| Turn { group: crate::keys::stable_hash(&[&key.to_string()]), every_ms };
+        // Two hours forward, and later four back; an odd number of seconds, so that no phase stays where it was.
+        let wall = |ms: u64| {
+            let step = if ms < 200_000 {
+                0
+            } else if ms < 400_000 {
+                7_217_000
+            } else {
+                -7_213_000
+            };
+            Timestamp::from_millisecond(1_700_000_000_000 + ms as i64 + step).unwrap()
+        };
+        let wait = |key: u64, last: Timestamp, now: Timestamp| {
+            let due = if last > now { now } else { turn(key).after(last) };
+            Duration::try_from(due.duration_since(now)).unwrap_or(Duration::ZERO)
+        };
+        let next = |key: u64, at: Instant| Some(Next { turn: Some(turn(key)), ..Next::at(at) });
+        let mut s = Schedule::new();
+        let mut last: Vec<(Timestamp, u64)> = vec![(wall(0), 0); 300];
+        (0..300).for_each(|key| s.set_timer(key, next(key, start + wait(key, wall(0), wall(0)))));
+        let mut seconds = vec![0u64; 600];
+        let mut longest = 0;
+        for ms in (0..600_000).step_by(10) {
+            let now = start + Duration::from_millis(ms);
+            while let Some((key, _)) = s.pop(now) {
+                let (refreshed, at) = last[key as usize];
+                let left = wait(key, refreshed, wall(ms));
+                if left.is_zero() {
+                    longest = longest.max(ms - at);
+                    last[key as usize] = (wall(ms), ms);
+                    seconds[(ms / 1000) as usize] += 1;
+                    s.done(key, next(key, now + wait(key, wall(ms), wall(ms))));
+                } else {
+                    s.done(key, next(key, now + left));
+                }
+            }
+        }
+        // Five a second are asked for.
+        let most = seconds.iter().max().unwrap();
+        assert!(*most <= 11, "{most}: {seconds:?}");
+        assert!(longest <= 2 * every_ms, "{longest} ms");
+        assert!(last.iter().all(|(_, at)| *at > 530_000), "all are refreshed to the end");
+    }
+
     #[test]
     fn a_backlog_of_long_intervals_does_not_hold_up_short_ones() {
         let start = Instant::now();

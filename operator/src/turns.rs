@@ -225,6 +225,26 @@ mod tests {
     }
 
     #[test]
+    fn few_objects_with_a_long_interval_are_served_at_one_a_second_when_they_are_overdue() {
+        let start = Instant::now();
+        let mut turns = Turns::new(start);
+        let all: Vec<Turn> = (0..100).map(|i| turn(&i.to_string(), 3_600_000)).collect();
+        all.iter().for_each(|t| turns.join(*t));
+        assert!(PEAK * turns.steady() < FLOOR);
+        let mut left = all.iter();
+        let mut next = left.next();
+        let mut taken = 0;
+        for ms in 0..10_000 {
+            while let Some(turn) = next.filter(|turn| turns.take(**turn, start + Duration::from_millis(ms))) {
+                taken += 1;
+                let _ = turn;
+                next = left.next();
+            }
+        }
+        assert!((10..=11).contains(&taken), "{taken} in ten seconds");
+    }
+
+    #[test]
     fn credit_is_not_saved_up_and_a_group_that_left_counts_no_more() {
         let start = Instant::now();
         let mut turns = Turns::new(start);

@@ -252,6 +252,20 @@ async fn limits_in_annotations_take_effect_without_a_new_connection_and_wrong_on
     case.store_is("vault", "False", "InvalidProviderConfig", "lockstep.dev/max-calls-per-second] is no number").await;
     annotate(Some("2")).await;
     case.store_is("vault", "True", "Valid", "").await;
+    two_reads_a_second_are_made_at_most(&case).await;
+}
+
+#[tokio::test]
+async fn a_limit_of_the_command_line_holds_for_stores_that_set_none() {
+    let case = Case::with_own_class("limit-flag").await;
+    case.vault_store().await;
+    let operator = case.own_operator("a", &["--leader-elect=false", "--store-rate", "2", "--namespace", &case.name]);
+    operator.wait_working();
+    case.store_is("vault", "True", "Valid", "").await;
+    two_reads_a_second_are_made_at_most(&case).await;
+}
+
+async fn two_reads_a_second_are_made_at_most(case: &Case) {
     let begun = std::time::SystemTime::now();
     for i in 0..12 {
         case.put(&format!("app-{i}"), json!({"p": "CANARY-p"})).await;

@@ -197,4 +197,7 @@ async fn fifty_objects_on_one_remote_secret_make_one_read() {
         case.secret_is(&format!("app-{i}"), &[("a", "CANARY-a"), ("b", "CANARY-b")]).await;
     }
     assert_eq!(case.reads("app"), 1);
+    let saved = ["store=\"SecretStore ", &format!("{}/vault", case.name)];
+    // Two keys of each of fifty objects are a hundred wants.
+    assert_eq!(case.operator.metric("lockstep_provider_calls_saved_total", &saved).await, 99);
 }

@@ -11,13 +11,15 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tower_test::mock::Handle;
 
-use super::reconcile;
+use super::plan::Settings;
+use super::{Memo, reconcile};
 use crate::context::Context;
 use crate::controller::Active;
 use crate::keys::{ObjectKey, StoreKey};
 use crate::limits::Limits;
-use crate::queue::Wake;
+use crate::queue::{Next, Wake};
 use crate::state::{StoreEntry, view};
+use crate::turns::Turn;
 
 type Api = Handle<Request<Body>, Response<Body>>;
 
@@ -174,4 +176,55 @@ async fn the_deletion_policy_deletes_only_the_very_secret_that_was_written() {
     let (_, _, sent) = answer(&mut api, 200, meta("10")).await;
     assert_eq!(sent["status"]["conditions"][0]["reason"], "SecretDeleted");
     run.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_may_be_as_old_as_a_tenth_of_the_interval_of_whoever_asks_and_no_older_than_a_change() {
+    let settings = |every: u64| Settings { policy: Default::default(), interval: Some(Duration::from_secs(every)), group: 0 };
+    let well = Memo { ready: Some(true), ..Memo::default() };
+    let failed = Memo { ready: Some(false), failures: 1, ..Memo::default() };
+    tokio::time::advance(Duration::from_secs(10_000)).await;
+    let now = Instant::now();
+    let ago = |seconds: u64| now - Duration::from_secs(seconds);
+    // An object with a minute and one with an hour on the same remote secret: each with its own bound.
+    for (memo, every, wake, oldest) in [
+        (&well, 60, Wake::turn(now), 6),
+        (&well, 3600, Wake::turn(now), 360),
+        // Served half a minute late: what was new when it was due is not any more.
+        (&well, 60, Wake::turn(ago(30)), 6),
+        (&well, 60, Wake::changed(now), 0),
+        (&well, 3600, Wake::store(ago(2)), 2),
+        (&failed, 3600, Wake::timer(now), 0),
+    ] {
+        assert_eq!(now - super::fresh_after(memo, wake, &settings(every)), Duration::from_secs(oldest), "{every} {wake:?}");
+    }
+}
+
+#[tokio::test]
+async fn when_a_provider_comes_back_those_with_a_secret_take_turns_and_those_without_are_tried_at_once() {
+    let (ctx, _api, key) = context(app("v"), json!({}));
+    let store = StoreKey { namespace: Some("ns".into()), name: "fake".into() };
+    let turn = Turn { group: 1, every_ms: 3_600_000 };
+    let cut_off = Memo {
+        ready: Some(false),
+        refreshed: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+        category: "unavailable",
+        ..Memo::default()
+    };
+    for (memo, waiting) in
+        [(cut_off.clone(), 0), (Memo { refreshed: None, ..cut_off.clone() }, 1), (Memo { category: "denied", ..cut_off }, 1)]
+    {
+        let (object, _) = ctx.state.object(&key).unwrap();
+        ctx.state.remember(&key, &object, memo);
+        ctx.objects.wake(key.clone(), Wake::changed(Instant::now()));
+        let (next, _) = ctx.objects.next().await;
+        ctx.objects.done(next, Some(Next { turn: Some(turn), ..Next::at(Instant::now() + Duration::from_secs(60)) }));
+        ctx.wake_failed_users(&store, Instant::now());
+        let depth = ctx.objects.depth();
+        assert_eq!((depth.waiting, depth.overdue), (waiting, 1 - waiting));
+        // For the next round.
+        let (next, wake) = tokio::time::timeout(Duration::from_secs(5), ctx.objects.next()).await.expect("it is handed out");
+        assert!(wake.store || wake.turn);
+        ctx.objects.done(next, None);
+    }
 }
