@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hyper_rustls::HttpsConnectorBuilder;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -14,11 +14,17 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::{Client, Config};
 use lockstep_providers::OwnCluster;
+use tokio::sync::OnceCell;
+use tower::timeout::TimeoutLayer;
 use tower::{BoxError, ServiceBuilder};
+
+use crate::kube_io;
 
 /// Watches on one connection. What is above a server's limit would wait without a word; RFC 9113 wants limits of 100 or more,
 /// and the API server's is 100 or 250.
 const ON_ONE: usize = 64;
+/// An answer has to begin within that time: one that waits for a place on its connection would wait without a word.
+const BEGIN_WITHIN: Duration = Duration::from_secs(60);
 /// A connection whose peer does not answer for so long is closed, and its watches begin anew.
 const PING_EVERY: Duration = Duration::from_secs(30);
 
@@ -55,41 +61,60 @@ pub async fn connect() -> Result<Cluster, NoCluster> {
     let own = OwnCluster { url: config.cluster_url.to_string(), ca: config.root_cert.clone().unwrap_or_default() };
     let namespace = config.default_namespace.clone();
     let client = Client::try_from(config.clone()).map_err(|error| NoCluster(error.into()))?;
-    // What can be wrong with it shows now, and not when the first watch begins.
-    multiplexed(&config).map_err(|error| NoCluster(error.into()))?;
-    let spare = client.clone();
-    let streams = Streams::new(move || multiplexed(&config).unwrap_or_else(|_| spare.clone()));
+    let streams = multiplexed(config).map_err(|error| NoCluster(error.into()))?;
     Ok(Cluster { client, streams: Arc::new(streams), own, namespace })
 }
 
-/// A client whose requests share a connection, if the server speaks HTTP/2.
-fn multiplexed(config: &Config) -> kube::Result<Client> {
+/// Clients whose requests share a connection each, if the server speaks HTTP/2.
+fn multiplexed(config: Config) -> kube::Result<Streams> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
-    let https = HttpsConnectorBuilder::new()
-        .with_tls_config(config.rustls_client_config()?)
-        .https_or_http()
-        .enable_all_versions()
-        .wrap_connector(http);
-    let mut connector = TimeoutConnector::new(https);
+    let mut https = HttpsConnectorBuilder::new().with_tls_config(config.rustls_client_config()?).https_or_http();
+    if let Some(name) = config.tls_server_name.clone().and_then(|name| name.try_into().ok()) {
+        https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    let mut connector = TimeoutConnector::new(https.enable_all_versions().wrap_connector(http));
     connector.set_connect_timeout(config.connect_timeout);
     connector.set_read_timeout(config.read_timeout);
     connector.set_write_timeout(config.write_timeout);
-    let client: HttpClient<_, Body> =
-        HttpClient::builder(TokioExecutor::new()).timer(TokioTimer::new()).http2_keep_alive_interval(PING_EVERY).build(connector);
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
-        .layer(config.extra_headers_layer()?)
-        .map_err(BoxError::from)
-        .service(client);
-    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+    // Made once: a plugin of a kubeconfig that gives credentials runs when its layer is made.
+    let (auth, headers) = (config.auth_layer()?, config.extra_headers_layer()?);
+    Ok(Streams::new(move || {
+        let client: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .http2_keep_alive_interval(PING_EVERY)
+            // Watches begin anew every five minutes: on the connection that is there.
+            .pool_idle_timeout(None::<Duration>)
+            .build(connector.clone());
+        let service = ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(auth.as_ref())
+            .layer(&headers)
+            .layer(TimeoutLayer::new(BEGIN_WITHIN))
+            .map_err(BoxError::from)
+            .service(client);
+        ClientBuilder::new(service, config.default_namespace.clone()).build()
+    }))
+}
+
+/// A connection for small watches.
+pub struct Stream {
+    client: Client,
+    connected: OnceCell<()>,
+}
+
+impl Stream {
+    /// The client, once its connection stands: those who ask all at once would have one each.
+    pub async fn client(&self) -> Client {
+        self.connected.get_or_init(async || drop(kube_io::in_time(self.client.apiserver_version()).await)).await;
+        self.client.clone()
+    }
 }
 
 /// Clients for many small watches, each with a connection for [`ON_ONE`] of them.
 pub struct Streams {
     make: Box<dyn Fn() -> Client + Send + Sync>,
-    open: Mutex<Vec<Arc<Client>>>,
+    open: Mutex<Vec<Arc<Stream>>>,
 }
 
 impl Streams {
@@ -98,20 +123,28 @@ impl Streams {
         Self { make: Box::new(make), open: Mutex::default() }
     }
 
-    /// A client with room for a watch, which holds its place for as long as it keeps the client.
-    pub fn client(&self) -> Arc<Client> {
+    /// Connections to a server that never answers.
+    #[cfg(test)]
+    pub fn silent() -> Self {
+        let (service, handle) = tower_test::mock::pair::<http::Request<Body>, http::Response<Body>>();
+        let (client, _handle) = (Client::new(service, "default"), std::mem::ManuallyDrop::new(handle));
+        Self::new(move || client.clone())
+    }
+
+    /// A connection with room for a watch, which holds its place for as long as it keeps it.
+    pub fn place(&self) -> Arc<Stream> {
         let mut open = self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // One of each client's owners is this list.
-        open.retain(|client| Arc::strong_count(client) > 1);
-        let free = open.iter().find(|client| Arc::strong_count(client) <= ON_ONE).cloned();
+        // One of each stream's owners is this list.
+        open.retain(|stream| Arc::strong_count(stream) > 1);
+        let free = open.iter().find(|stream| Arc::strong_count(stream) <= ON_ONE).cloned();
         free.unwrap_or_else(|| {
-            let client = Arc::new((self.make)());
-            open.push(client.clone());
-            client
+            let stream = Arc::new(Stream { client: (self.make)(), connected: OnceCell::new() });
+            open.push(stream.clone());
+            stream
         })
     }
 
-    /// How many connections there are at most.
+    /// How many connections are in use.
     pub fn len(&self) -> usize {
         self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len()
     }
@@ -133,13 +166,13 @@ mod tests {
             Client::new(service, "default")
         };
         let streams = Streams::new(any);
-        let first: Vec<_> = (0..ON_ONE).map(|_| streams.client()).collect();
+        let first: Vec<_> = (0..ON_ONE).map(|_| streams.place()).collect();
         assert_eq!(streams.len(), 1);
-        let second = streams.client();
+        let second = streams.place();
         assert_eq!(streams.len(), 2);
-        assert!(first.iter().all(|client| Arc::ptr_eq(client, &first[0])) && !Arc::ptr_eq(&second, &first[0]));
+        assert!(first.iter().all(|stream| Arc::ptr_eq(stream, &first[0])) && !Arc::ptr_eq(&second, &first[0]));
         drop(first);
-        let third = streams.client();
+        let third = streams.place();
         assert!(Arc::ptr_eq(&third, &second), "there is room on it");
         assert_eq!(streams.len(), 1);
     }

@@ -199,9 +199,25 @@ impl Connections {
         };
         self.limiters.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(store);
         for (key, slot) in gone {
+            // One that is being made refers to things until it stands.
+            let made = slot.lock().await.made.take();
             refs.forget(&key);
+            close(made);
+        }
+    }
+
+    /// Closes connections that were made for a namespace none of whose objects uses them any more, and forgets what no connection
+    /// refers to.
+    pub async fn tidy(&self, is_used: impl Fn(&ConnectionKey) -> bool, refs: &Refs) {
+        let unused: Vec<_> = {
+            let mut slots = self.lock();
+            let keys: Vec<ConnectionKey> = slots.keys().filter(|k| k.scope.is_some() && !is_used(k)).cloned().collect();
+            keys.into_iter().filter_map(|key| slots.remove(&key)).collect()
+        };
+        for slot in unused {
             close(slot.lock().await.made.take());
         }
+        refs.retain(|user| self.lock().contains_key(user));
     }
 
     /// The connections of a store that stand, for probes.
@@ -252,4 +268,32 @@ fn retries(settings: Option<&RetrySettings>) -> Result<Retries> {
     };
     // A reconcile must end: what takes longer is the back-off's.
     Ok(Retries { max: max.min(10), interval: interval.min(Duration::from_secs(10)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Context;
+    use crate::state::view;
+
+    #[tokio::test]
+    async fn a_connection_that_was_made_for_a_namespace_goes_with_its_last_user_there() {
+        let (ctx, _api) = Context::test();
+        let key = StoreKey { namespace: None, name: "shared".into() };
+        // Its reference names no namespace: each user's has a connection of its own. This build lacks the provider's auth, so
+        // that no request is made; a failure to connect is kept like a connection.
+        let spec = serde_json::json!({"provider": {"vault": {"server": "http://127.0.0.1:9", "path": "x",
+            "auth": {"gcp": {"role": "r", "secretRef": {"secretAccessKeySecretRef": {"name": "n", "key": "k"}}}}}}});
+        let view = view(key.clone(), &Default::default(), serde_json::from_value(spec).unwrap(), Limits::default());
+        assert!(view.is_referent());
+        for namespace in ["a", "b"] {
+            let _ = ctx.connections.get(&view, Some(&namespace.into()), &ctx.refs).await;
+        }
+        let scopes = || ctx.connections.lock().keys().filter_map(|k| k.scope.as_deref().map(str::to_owned)).collect::<Vec<_>>();
+        assert_eq!(scopes().len(), 2);
+        ctx.connections.tidy(|key| key.scope.as_deref() == Some("b"), &ctx.refs).await;
+        assert_eq!(scopes(), ["b"]);
+        ctx.tidy().await;
+        assert!(scopes().is_empty(), "no object reads from it");
+    }
 }

@@ -252,6 +252,16 @@ impl Context {
         }
     }
 
+    /// Closes what nobody uses any more.
+    pub async fn tidy(&self) {
+        let scopes = self.state.scopes();
+        let is_used = |key: &ConnectionKey| match &key.scope {
+            Some(scope) => scopes.contains(&(key.store.clone(), scope.clone())),
+            None => true,
+        };
+        self.connections.tidy(is_used, &self.refs).await;
+    }
+
     /// Whether a connection of a store knows its provider to be away.
     pub async fn away(&self, store: &StoreKey) -> bool {
         self.connections.of_store(store).await.iter().any(|r| r.is_away())
@@ -274,6 +284,7 @@ impl Context {
     /// Forgets a store.
     pub fn forget_store(&self, key: &StoreKey) {
         self.memos().remove(key);
+        self.metrics.forget_store(&key.to_string());
     }
 }
 
@@ -293,11 +304,21 @@ impl Live for Context {
                 sync_errors: memo.map_or(0, |m| m.sync_errors),
             });
         });
+        let odd = self.malformed_objects.keys().into_iter().filter(|key| self.ownership.owns(key));
+        all.extend(odd.map(|key| ObjectSample {
+            namespace: key.namespace,
+            name: key.name,
+            ready: Some(false),
+            sync_calls: 0,
+            sync_errors: 0,
+        }));
         all
     }
 
     fn stores(&self) -> (usize, usize) {
-        self.state.stores_ready(&self.options.controller_class, |key| self.ownership.owns_store(key))
+        let mine = |key: &StoreKey| self.ownership.owns_store(key);
+        let (ready, not_ready) = self.state.stores_ready(&self.options.controller_class, mine);
+        (ready, not_ready + self.malformed_stores.keys().iter().filter(|key| mine(key)).count())
     }
 
     fn kept(&self) -> (usize, usize) {

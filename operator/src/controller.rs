@@ -13,7 +13,6 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use lockstep_crds::{ClusterSecretStore, ExternalSecret, LABEL_MANAGED, SecretStore};
-use lockstep_providers::registry::without_quotes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +37,8 @@ const ACTIVE: usize = 64;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a stop waits for reconciles to end by themselves.
 const STOP_AFTER: Duration = Duration::from_millis(500);
+/// How often connections are looked for that nobody uses any more.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// How long a stop waits for writes under way.
 const STOP_WITHIN: Duration = Duration::from_millis(2500);
 
@@ -53,6 +54,15 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken, synced: impl Fn() +
     let events = tokio::spawn({
         let ctx = ctx.clone();
         async move { ctx.events.run().await }
+    });
+    let tidying = tokio::spawn({
+        let ctx = ctx.clone();
+        async move {
+            loop {
+                tokio::time::sleep(TIDY_EVERY).await;
+                ctx.tidy().await;
+            }
+        }
     });
     let tasks = TaskTracker::new();
     let objects = dispatch(ctx.objects.clone(), tasks.clone(), stop.clone(), ctx.clone(), "ExternalSecret", {
@@ -87,6 +97,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken, synced: impl Fn() +
         tracing::warn!(count = tasks.len(), "some reconciles did not end in time; their objects converge at the next start");
     }
     events.abort();
+    tidying.abort();
 }
 
 /// Hands keys to workers until `stop`. A panic ends its own reconcile, and that object is tried again later.
@@ -301,8 +312,9 @@ impl Follower<Guard<ExternalSecret>> for Objects {
             }
             Guard::Bad(bad) => {
                 self.wake_all(self.ctx.state.object_deleted(&key));
-                let why = without_quotes(&bad.0);
-                if self.ctx.malformed_objects.seen(key.clone(), bad.1.generation, &why) {
+                let (odd, meta) = *bad;
+                let why = odd.why.clone();
+                if self.ctx.malformed_objects.seen(key.clone(), meta.generation, odd) {
                     tracing::warn!(object = %key, %why, "an object does not parse");
                     self.ctx.objects.wake(key, Wake::changed(Instant::now()));
                 }
@@ -313,6 +325,8 @@ impl Follower<Guard<ExternalSecret>> for Objects {
     fn deleted(&self, key: &ObjectKey) {
         self.ctx.malformed_objects.mended(key);
         self.wake_all(self.ctx.state.object_deleted(key));
+        // Its timer and its part in a turn end with a look that finds nothing.
+        self.ctx.objects.wake(key.clone(), Wake::changed(Instant::now()));
     }
 
     fn known(&self) -> Vec<ObjectKey> {
@@ -405,9 +419,21 @@ impl<K: StoreObject> Follower<Guard<K>> for Stores {
                 }
             }
             Guard::Bad(bad) => {
+                let (odd, meta) = *bad;
+                let why = odd.why.clone();
+                let class = lockstep_crds::SecretStoreSpec { controller: odd.controller.clone(), ..Default::default() };
+                if !store::plan::is_ours(&class, &self.ctx.options.controller_class) {
+                    // Another operator's, which may well understand it: all that counts here is that it is not ours.
+                    self.ctx.malformed_stores.mended(&key);
+                    let view = view(key.clone(), &meta, class, self.ctx.options.limits);
+                    let entry = StoreEntry { view, status: Default::default(), uid: meta.uid.unwrap_or_default() };
+                    if self.ctx.state.store_applied(entry).spec {
+                        self.wake_users(&key);
+                    }
+                    return;
+                }
                 self.ctx.state.store_deleted(&key);
-                let why = without_quotes(&bad.0);
-                if self.ctx.malformed_stores.seen(key.clone(), bad.1.generation, &why) {
+                if self.ctx.malformed_stores.seen(key.clone(), meta.generation, odd) {
                     tracing::warn!(store = %key, %why, "a store does not parse");
                     self.wake_users(&key);
                 }

@@ -103,30 +103,49 @@ impl Election {
 
     async fn attempt(&self, api: &Api<Lease>, seen: &mut Unchanged) -> kube::Result<Option<Lease>> {
         let Some(lease) = api.get_opt(&self.name).await? else {
-            if self.is_shared(api, seen).await {
+            if self.is_shared(api, seen).await? {
                 return Ok(None);
             }
-            return taken(api.create(&PostParams::default(), &self.lease(None)).await);
+            let made = taken(api.create(&PostParams::default(), &self.lease(None)).await)?;
+            return self.unless_shared(api, seen, made).await;
         };
         let holder = seen.holder(&lease, self.duration, Instant::now());
-        if holder.is_some_and(|holder| holder != self.identity) || self.is_shared(api, seen).await {
+        if holder.is_some_and(|holder| holder != self.identity) || self.is_shared(api, seen).await? {
             return Ok(None);
         }
-        taken(api.replace(&self.name, &PostParams::default(), &self.lease(Some(&lease))).await)
+        let made = taken(api.replace(&self.name, &PostParams::default(), &self.lease(Some(&lease))).await)?;
+        self.unless_shared(api, seen, made).await
+    }
+
+    /// Gives a lease back at once if replicas with shards came meanwhile: either they have seen it, or they are seen now.
+    async fn unless_shared(&self, api: &Api<Lease>, seen: &mut Unchanged, made: Option<Lease>) -> kube::Result<Option<Lease>> {
+        let Some(lease) = made else { return Ok(None) };
+        if matches!(self.is_shared(api, seen).await, Ok(false)) {
+            return Ok(Some(lease));
+        }
+        let mut free = self.lease(Some(&lease));
+        if let Some(spec) = &mut free.spec {
+            spec.holder_identity = Some(String::new());
+        }
+        api.replace(&self.name, &PostParams::default(), &free).await.map(|_| None)
     }
 
     /// Whether replicas of another configuration share the work: an update from `--shards` rolls over them.
-    async fn is_shared(&self, api: &Api<Lease>, seen: &mut Unchanged) -> bool {
+    async fn is_shared(&self, api: &Api<Lease>, seen: &mut Unchanged) -> kube::Result<bool> {
         let params = ListParams::default().labels(&format!("{LABEL_SET}={}", self.name));
-        // Without the right to list leases there are no shards either.
-        let Ok(leases) = api.list(&params).await else { return false };
+        let leases = match api.list(&params).await {
+            Ok(leases) => leases,
+            // Without the right to list leases there are no shards either.
+            Err(kube::Error::Api(status)) if status.code == 403 => return Ok(false),
+            Err(error) => return Err(error),
+        };
         let now = Instant::now();
         let mut members = leases.items.iter().filter(|lease| lease.name_any().contains(MEMBER));
         let alive = members.find_map(|lease| seen.holder(lease, self.duration, now));
         if let Some(member) = &alive {
             tracing::warn!(%member, "another replica runs with --shards; waiting for its end");
         }
-        alive.is_some()
+        Ok(alive.is_some())
     }
 
     fn is_held_by_us(&self, lease: &Lease) -> bool {
@@ -240,5 +259,69 @@ impl Leadership {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tower_test::mock::Handle;
+
+    use super::*;
+
+    type Server = Handle<Request<Body>, Response<Body>>;
+
+    fn election() -> (Election, Api<Lease>, Server) {
+        let (service, server) = tower_test::mock::pair();
+        let client = Client::new(service, "ns");
+        let election =
+            Election { namespace: "ns".into(), name: "lease".into(), identity: "me".into(), duration: Duration::from_secs(15) };
+        (election, Api::namespaced(client, "ns"), server)
+    }
+
+    async fn answer(server: &mut Server, code: u16, body: Value) -> (String, Value) {
+        let (request, send) = server.next_request().await.expect("a request");
+        let (parts, sent) = request.into_parts();
+        let sent = sent.collect_bytes().await.expect("a body");
+        send.send_response(Response::builder().status(code).body(Body::from(serde_json::to_vec(&body).unwrap())).unwrap());
+        (parts.method.to_string(), serde_json::from_slice(&sent).unwrap_or(Value::Null))
+    }
+
+    fn refusal(code: u16) -> Value {
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+            "reason": if code == 404 { "NotFound" } else { "InternalError" }, "message": "x"})
+    }
+
+    fn list(items: Value) -> Value {
+        json!({"kind": "LeaseList", "apiVersion": "coordination.k8s.io/v1", "metadata": {"resourceVersion": "9"}, "items": items})
+    }
+
+    #[tokio::test]
+    async fn nobody_leads_who_does_not_know_whether_replicas_share_the_work() {
+        let (election, api, mut server) = election();
+        let attempt = tokio::spawn(async move { election.attempt(&api, &mut Unchanged::default()).await });
+        assert_eq!(answer(&mut server, 404, refusal(404)).await.0, "GET");
+        assert_eq!(answer(&mut server, 500, refusal(500)).await.0, "GET");
+        assert!(attempt.await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_lease_goes_back_at_once_when_replicas_with_shards_came_meanwhile() {
+        let (election, api, mut server) = election();
+        let attempt = tokio::spawn(async move { election.attempt(&api, &mut Unchanged::default()).await });
+        let lease = |name: &str, holder: &str| {
+            json!({"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": {"name": name, "resourceVersion": "5"},
+                "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15}})
+        };
+        answer(&mut server, 404, refusal(404)).await;
+        answer(&mut server, 200, list(json!([]))).await;
+        let (method, sent) = answer(&mut server, 201, lease("lease", "me")).await;
+        assert_eq!((method.as_str(), &sent["spec"]["holderIdentity"]), ("POST", &json!("me")));
+        answer(&mut server, 200, list(json!([lease(&format!("lease{MEMBER}0"), "other")]))).await;
+        let (method, sent) = answer(&mut server, 200, lease("lease", "")).await;
+        assert_eq!((method.as_str(), &sent["spec"]["holderIdentity"]), ("PUT", &json!("")));
+        assert!(attempt.await.unwrap().unwrap().is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! What Prometheus is told: Lockstep's own series, and the names that people's alerts already use.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -48,6 +49,12 @@ struct WriteLabels {
     resource: &'static str,
 }
 
+#[derive(Default)]
+struct StoreSeries {
+    calls: Vec<CallLabels>,
+    saved: Vec<SavedLabels>,
+}
+
 type Durations = Family<KindLabel, Histogram, fn() -> Histogram>;
 
 /// Counters and histograms; the rest is read from the live state when Prometheus asks ([`Live`]).
@@ -57,6 +64,8 @@ pub struct Metrics {
     durations: OnceLock<Durations>,
     calls: Family<CallLabels, Counter>,
     saved: Family<SavedLabels, Counter>,
+    /// The series of each store, which go with it.
+    of_stores: Mutex<HashMap<String, StoreSeries>>,
     requests: Family<WriteLabels, Counter>,
     events_dropped: Counter,
     panics: Counter,
@@ -80,13 +89,35 @@ impl Metrics {
     /// One call to a provider ended.
     pub fn provider_call(&self, of: &StoreLabels, call: &'static str, result: &'static str) {
         let labels = CallLabels { store: of.store.clone(), provider: of.provider.clone(), call, result };
+        if self.calls.get(&labels).is_none() {
+            self.of_stores().entry(of.store.clone()).or_default().calls.push(labels.clone());
+        }
         self.calls.get_or_create(&labels).inc();
+    }
+
+    fn of_stores(&self) -> MutexGuard<'_, HashMap<String, StoreSeries>> {
+        self.of_stores.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A store is gone, and what was counted of it.
+    pub fn forget_store(&self, store: &str) {
+        if let Some(series) = self.of_stores().remove(store) {
+            for labels in &series.calls {
+                self.calls.remove(labels);
+            }
+            for labels in &series.saved {
+                self.saved.remove(labels);
+            }
+        }
     }
 
     /// Calls were not made: `shared` with somebody else, filled into a `batch`, or the answer was `known`.
     pub fn calls_saved(&self, of: &StoreLabels, by: &'static str, count: u64) {
         if count > 0 {
             let labels = SavedLabels { store: of.store.clone(), provider: of.provider.clone(), by };
+            if self.saved.get(&labels).is_none() {
+                self.of_stores().entry(of.store.clone()).or_default().saved.push(labels.clone());
+            }
             self.saved.get_or_create(&labels).inc_by(count);
         }
     }
@@ -249,6 +280,21 @@ mod tests {
         fn queues(&self) -> Vec<(&'static str, Depth)> {
             vec![("externalsecret", Depth { waiting: 4, overdue: 2, running: 1, steady: 0.5 })]
         }
+    }
+
+    #[test]
+    fn what_was_counted_of_a_store_goes_with_it() {
+        let metrics = Arc::new(Metrics::default());
+        let live: Arc<dyn Live> = Arc::new(Fixed);
+        let of = |name: &str| StoreLabels { store: format!("SecretStore n/{name}"), provider: "vault".into() };
+        for name in ["a", "b"] {
+            metrics.provider_call(&of(name), "get", "ok");
+            metrics.provider_call(&of(name), "get", "ok");
+            metrics.calls_saved(&of(name), "shared", 3);
+        }
+        metrics.forget_store("SecretStore n/a");
+        let text = metrics.encode(Arc::downgrade(&live)).expect("text");
+        assert!(!text.contains("n/a") && text.contains(r#"store="SecretStore n/b",provider="vault",by="shared"} 3"#), "{text}");
     }
 
     #[test]

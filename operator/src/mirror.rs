@@ -12,6 +12,10 @@ use kube::runtime::watcher::{self, Event};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use lockstep_providers::registry::without_quotes;
+
+use crate::malformed::Odd;
+
 /// An object, or what is known of one that does not parse: a malformed object never stalls a watch.
 ///
 /// kube's `DeserializeGuard` does the same by way of a generic value, at several times the cost.
@@ -19,8 +23,8 @@ use serde_json::value::RawValue;
 pub enum Guard<K> {
     /// It parsed.
     Good(Box<K>),
-    /// It did not; the parser's words, and the object's metadata.
-    Bad(Box<(String, ObjectMeta)>),
+    /// It did not; what could be read, and the object's metadata.
+    Bad(Box<(Odd, ObjectMeta)>),
 }
 
 impl<'de, K: Deserialize<'de> + Resource<DynamicType = ()>> Deserialize<'de> for Guard<K> {
@@ -30,7 +34,7 @@ impl<'de, K: Deserialize<'de> + Resource<DynamicType = ()>> Deserialize<'de> for
             Ok(object) => Ok(Self::Good(Box::new(object))),
             Err(error) => {
                 let meta: PartialObjectMeta<K> = serde_json::from_str(raw.get()).map_err(serde::de::Error::custom)?;
-                Ok(Self::Bad(Box::new((error.to_string(), meta.metadata))))
+                Ok(Self::Bad(Box::new((Odd::of(without_quotes(&error.to_string()), raw.get()), meta.metadata))))
             }
         }
     }
@@ -119,7 +123,7 @@ where
 }
 
 /// A watch error without the body that it could not parse.
-fn brief(error: &watcher::Error) -> String {
+pub fn brief(error: &watcher::Error) -> String {
     let text = error.to_string();
     match text.char_indices().nth(200) {
         Some((at, _)) => format!("{}…", &text[..at]),

@@ -466,6 +466,12 @@ impl Reader {
         answer
     }
 
+    /// As if the provider had asked for a rest.
+    #[cfg(test)]
+    pub fn rest(&self, wait: Duration) {
+        self.lock().throttled_until = Some(Instant::now() + wait);
+    }
+
     /// What the provider can do, for a store's status.
     pub fn access(&self) -> lockstep_providers::Access {
         self.capabilities.access

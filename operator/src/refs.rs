@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, Resource};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::clients::Streams;
+use crate::clients::{Stream, Streams};
 use crate::connections::ConnectionKey;
+use crate::mirror::brief;
 
 /// Kinds of object that a store can refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,9 +48,20 @@ impl RefObject {
     }
 }
 
+impl std::fmt::Display for RefObject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// Failures in a row after which a watch is spoken of.
+const TELL_AFTER: u32 = 3;
+
 struct Watched {
     /// What each user read: the resource version, or nothing.
     users: HashMap<ConnectionKey, Option<String>>,
+    /// What the watch has shown last, if it has shown anything.
+    shown: Option<Option<String>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -77,15 +89,30 @@ impl Refs {
         let mut watched = self.lock();
         let entry = watched.entry(object.clone()).or_insert_with(|| Watched {
             users: HashMap::new(),
-            _task: AbortOnDropHandle::new(tokio::spawn(watch(Arc::downgrade(self), self.streams.client(), object))),
+            shown: None,
+            _task: AbortOnDropHandle::new(tokio::spawn(watch(Arc::downgrade(self), self.streams.place(), object))),
         });
-        entry.users.insert(user.clone(), version);
+        // The watch may have shown a newer version before this one was noted, and two reads of one user may have seen two.
+        let passed = entry.shown.as_ref().is_some_and(|shown| is_newer(shown.as_deref(), version.as_deref()));
+        let two = entry.users.insert(user.clone(), version.clone()).is_some_and(|before| before != version);
+        drop(watched);
+        if passed || two {
+            (self.on_change)(user);
+        }
     }
 
     /// `user` refers to nothing any more.
     pub fn forget(&self, user: &ConnectionKey) {
         self.lock().retain(|_, watched| {
             watched.users.remove(user);
+            !watched.users.is_empty()
+        });
+    }
+
+    /// Forgets users that are none any more.
+    pub fn retain(&self, is_user: impl Fn(&ConnectionKey) -> bool) {
+        self.lock().retain(|_, watched| {
+            watched.users.retain(|user, _| is_user(user));
             !watched.users.is_empty()
         });
     }
@@ -102,8 +129,9 @@ impl Refs {
 
     fn seen(&self, object: &RefObject, version: Option<&str>) {
         let changed: Vec<ConnectionKey> = {
-            let watched = self.lock();
-            let Some(entry) = watched.get(object) else { return };
+            let mut watched = self.lock();
+            let Some(entry) = watched.get_mut(object) else { return };
+            entry.shown = Some(version.map(str::to_owned));
             let stale = |(user, read): (&ConnectionKey, &Option<String>)| (read.as_deref() != version).then(|| user.clone());
             entry.users.iter().filter_map(stale).collect()
         };
@@ -111,8 +139,14 @@ impl Refs {
     }
 }
 
-async fn watch(refs: std::sync::Weak<Refs>, place: Arc<Client>, object: RefObject) {
-    let client = Client::clone(&place);
+/// Whether what a watch has shown came after what was read. Whether an absence did can't be told: its event is waited for.
+fn is_newer(shown: Option<&str>, read: Option<&str>) -> bool {
+    let number = |version: Option<&str>| version.and_then(|v| v.parse::<u64>().ok());
+    matches!((number(shown), number(read)), (Some(shown), Some(read)) if shown > read)
+}
+
+async fn watch(refs: std::sync::Weak<Refs>, place: Arc<Stream>, object: RefObject) {
+    let client = place.client().await;
     match object.kind {
         RefKind::Secret => follow(refs, Api::<PartialObjectMeta<Secret>>::namespaced(client, &object.namespace), object).await,
         RefKind::ConfigMap => {
@@ -145,16 +179,66 @@ where
         RefKind::Secret | RefKind::ConfigMap => meta.resource_version,
         RefKind::ServiceAccount => Some(THERE.to_owned()),
     };
-    let mut listed = None;
+    let (mut listed, mut failures) = (None, 0);
     while let Some(event) = events.next().await {
         let Some(refs) = refs.upgrade() else { return };
+        failures = if event.is_err() { failures + 1 } else { 0 };
         match event {
             Ok(watcher::Event::Init) => listed = None,
             Ok(watcher::Event::InitApply(found)) => listed = version(found.metadata),
             Ok(watcher::Event::InitDone) => refs.seen(&object, listed.as_deref()),
             Ok(watcher::Event::Apply(found)) => refs.seen(&object, version(found.metadata).as_deref()),
             Ok(watcher::Event::Delete(_)) => refs.seen(&object, None),
-            Err(error) => tracing::debug!(?object, %error, "watch of a referenced object failed; trying again"),
+            // A broken connection is nothing new; a watch that can't be had means that a rotated credential is not noticed.
+            Err(error) if failures == TELL_AFTER => {
+                tracing::warn!(object = %object, error = %brief(&error), "a referenced object can't be watched; trying again");
+            }
+            Err(error) => {
+                tracing::debug!(object = %object, error = %brief(&error), "watch of a referenced object failed; trying again")
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::keys::StoreKey;
+
+    #[tokio::test]
+    async fn a_version_that_is_older_than_what_the_watch_has_shown_is_told_at_once() {
+        let told = Arc::new(Mutex::new(0));
+        let count = told.clone();
+        let refs = Refs::new(Arc::new(Streams::silent()), Box::new(move |_| *count.lock().unwrap() += 1));
+        let user = |name: &str| ConnectionKey { store: StoreKey { namespace: None, name: name.into() }, scope: None };
+        let object = RefObject::new(RefKind::Secret, "ns", "token");
+        let (a, b) = (user("a"), user("b"));
+        let told = || std::mem::take(&mut *told.lock().unwrap());
+        refs.note(&a, object.clone(), Some("7".into()));
+        refs.note(&b, object.clone(), Some("7".into()));
+        refs.seen(&object, Some("7"));
+        assert_eq!(told(), 0);
+        // Both connect anew after version 9; the watch shows 12 before one of them has noted what it read.
+        refs.seen(&object, Some("9"));
+        assert_eq!(told(), 2);
+        refs.forget(&a);
+        refs.note(&b, object.clone(), Some("9".into()));
+        told();
+        refs.seen(&object, Some("12"));
+        assert_eq!(told(), 1, "b");
+        refs.note(&a, object.clone(), Some("9".into()));
+        assert_eq!(told(), 1, "a, though no event is to come");
+        refs.forget(&a);
+        refs.note(&a, object.clone(), Some("12".into()));
+        assert_eq!(told(), 0);
+        // Two reads for one connection that saw two versions, such as a certificate and its key.
+        refs.note(&a, object.clone(), Some("13".into()));
+        assert_eq!(told(), 1);
+        refs.retain(|user| *user == b);
+        assert_eq!(refs.len(), 1);
+        refs.retain(|_| false);
+        assert!(refs.is_empty());
     }
 }

@@ -5,7 +5,7 @@
 //! nothing is written any more, and nobody else takes the shard before the whole of it is over. All times are this process'
 //! own monotonic clock, so nodes' clocks need not agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -83,6 +83,8 @@ struct Replica {
     ctx: Arc<Context>,
     /// What is held: the lease as it was written last, and when that was asked for.
     held: Mutex<BTreeMap<usize, (Lease, Instant)>>,
+    /// Shards that are given back once no write of theirs is under way: their leases are renewed, and nothing new is begun.
+    leaving: Mutex<BTreeSet<usize>>,
 }
 
 /// What a replica has seen of the leases.
@@ -91,8 +93,6 @@ struct Seen {
     changes: Unchanged,
     /// When the own membership was renewed.
     member: Option<Instant>,
-    /// Shards that are given back once no write of theirs is under way.
-    leaving: Vec<usize>,
 }
 
 /// Renewals at once.
@@ -101,7 +101,7 @@ const RENEWALS: usize = 16;
 /// Takes part until `stop`, then gives everything back.
 pub async fn run(sharding: Sharding, client: Client, ctx: Arc<Context>, stop: CancellationToken) {
     let api = Api::namespaced(client, &sharding.namespace);
-    let replica = Replica { sharding, api, ctx, held: Mutex::default() };
+    let replica = Replica { sharding, api, ctx, held: Mutex::default(), leaving: Mutex::default() };
     {
         // Renewals wait for nothing else: what is held must not be lost over a slow list.
         let work = futures::future::join(replica.keep(), replica.share());
@@ -113,6 +113,10 @@ pub async fn run(sharding: Sharding, client: Client, ctx: Arc<Context>, stop: Ca
 impl Replica {
     fn held(&self) -> MutexGuard<'_, BTreeMap<usize, (Lease, Instant)>> {
         self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.leaving.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn ownership(&self) -> &Ownership {
@@ -199,15 +203,15 @@ impl Replica {
             tracing::warn!(%replica, "a replica with another --shards, class or namespaces is at work; waiting for its end");
             decision.take.clear();
         }
-        seen.leaving.extend(decision.release.iter().filter(|shard| self.ownership().holds(**shard, now)));
         for shard in &decision.release {
+            self.leaving().insert(*shard);
             self.ownership().set(*shard, Hold::No);
         }
         // One that still writes is given back at a later look.
-        let (busy, idle) = std::mem::take(&mut seen.leaving).into_iter().partition(|shard| self.ownership().writing(*shard) > 0);
-        seen.leaving = busy;
+        let idle: Vec<usize> = self.leaving().iter().copied().filter(|shard| self.ownership().writing(*shard) == 0).collect();
         futures::stream::iter(idle).for_each_concurrent(RENEWALS, |shard| self.release(shard)).await;
-        let take = decision.take.into_iter().filter(|shard| !seen.leaving.contains(shard));
+        let leaving = self.leaving().clone();
+        let take = decision.take.into_iter().filter(|shard| !leaving.contains(shard));
         futures::stream::iter(take).for_each_concurrent(RENEWALS, |shard| self.take(shard, found.get(&shard))).await;
         Ok(())
     }
@@ -322,6 +326,9 @@ impl Replica {
         let Some(entry) = held.get_mut(&shard) else { return };
         *entry = (lease, asked);
         drop(held);
+        if self.leaving().contains(&shard) {
+            return;
+        }
         if !self.ownership().prolong(shard, asked + self.lasts()) {
             // What came up in the gap was turned away.
             self.ctx.shard_gained(shard);
@@ -349,8 +356,10 @@ impl Replica {
     /// Gives a shard back, none of whose writes is under way. A write that was cut off may still arrive: then the lease runs out
     /// by itself.
     async fn release(&self, shard: usize) {
-        let Some((lease, renewed)) = self.held().remove(&shard) else { return };
         self.ownership().set(shard, Hold::No);
+        let held = self.held().remove(&shard);
+        self.leaving().remove(&shard);
+        let Some((lease, renewed)) = held else { return };
         self.ctx.shard_lost(shard);
         if renewed.elapsed() >= self.lasts() {
             return;
@@ -382,6 +391,7 @@ impl Replica {
         }
         drop(held);
         for shard in lost {
+            self.leaving().remove(&shard);
             tracing::warn!(shard, "a shard's lease was lost");
             self.ownership().set(shard, Hold::No);
             self.ctx.shard_lost(shard);

@@ -192,6 +192,14 @@ impl State {
         }
     }
 
+    /// Whether all of some stores are another operator's; no store is nobody's.
+    pub fn are_foreign(&self, stores: impl Iterator<Item = StoreKey>, class: &str) -> bool {
+        let inner = self.lock();
+        let mut stores = stores.peekable();
+        let foreign = |key: StoreKey| inner.stores.get(&key).is_some_and(|s| !store::plan::is_ours(&s.view.spec, class));
+        stores.peek().is_some() && stores.all(foreign)
+    }
+
     /// Whether one of an object's stores is read as the namespace that uses it.
     pub fn is_referent(&self, object: &ExternalSecret, key: &ObjectKey) -> bool {
         let inner = self.lock();
@@ -237,6 +245,16 @@ impl State {
             .filter(|k| scope.is_none_or(|s| *k.namespace == *s))
             .filter(|k| !failed || inner.objects.get(k).and_then(|o| o.memo.as_ref()).is_some_and(|m| m.ready != Some(true)))
             .cloned()
+            .collect()
+    }
+
+    /// Stores with the namespaces of their users.
+    pub fn scopes(&self) -> HashSet<(StoreKey, Arc<str>)> {
+        let inner = self.lock();
+        inner
+            .by_store
+            .iter()
+            .flat_map(|(store, users)| users.iter().map(|user| (store.clone(), user.namespace.clone())))
             .collect()
     }
 

@@ -279,3 +279,23 @@ async fn two_reads_a_second_are_made_at_most(case: &Case) {
     // Two a second, and one that may have been saved up; the seconds of the count are not those of the limit.
     assert!(by_second.iter().all(|n| *n <= 4), "{by_second:?}");
 }
+
+#[tokio::test]
+async fn a_store_with_a_wrong_annotation_serves_its_objects_again_after_an_outage() {
+    let case = Case::new("wrong-and-away").await;
+    let proxy = Proxy::to(case.harness.vault.url.trim_start_matches("http://"));
+    case.vault_store_at(&format!("http://{}", proxy.address)).await;
+    let patch = json!({"metadata": {"annotations": {"lockstep.dev/max-calls-per-second": "fast"}}});
+    let api: kube::Api<lockstep_crds::SecretStore> = kube::Api::namespaced(case.client.clone(), &case.name);
+    api.patch("vault", &Default::default(), &kube::api::Patch::Merge(&patch)).await.unwrap();
+    case.store_is("vault", "False", "InvalidProviderConfig", "is no number").await;
+    case.put("app", json!({"p": "CANARY-1"})).await;
+    case.external_secret("app", json!({"refreshInterval": "1s", "data": [case.data("p", "app", "p")]})).await;
+    case.synced("app").await;
+    proxy.take_away();
+    case.failed("app", "").await;
+    case.put("app", json!({"p": "CANARY-2"})).await;
+    proxy.bring_back();
+    case.secret_is("app", &[("p", "CANARY-2")]).await;
+    case.synced("app").await;
+}

@@ -27,7 +27,6 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::controller::Active;
 use crate::keys::{ObjectKey, StoreKey};
-use crate::malformed;
 use crate::queue::{Next, Wake};
 use crate::reads::Asking;
 use data::ValueError;
@@ -170,6 +169,9 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
         now,
     };
     let plan = plan::plan(&observed);
+    let lacks_target = observed.target == target::Seen::Absent
+        && object.spec.target.creation_policy != CreationPolicy::None
+        && !memo.deleted_by_policy;
     if let (Plan::Fetch(_), Some(wait)) = (&plan, ctx.crowded(key, &object, wake.changed)) {
         // Its store has enough to do: whoever waits for another store must not wait behind this one.
         let spread = wait.mul_f64(f64::from(rand::random::<f32>()));
@@ -194,8 +196,11 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
         return None;
     }
     let now = (ctx.clock)();
-    let report = status::report(&object, &memo, outcome, settings.as_ref(), now, ctx.options.heartbeat);
-    Box::pin(tell(ctx, key, &object, &memo, report, started)).await
+    let report = status::report(&object, &memo, outcome, settings.as_ref(), lacks_target, now, ctx.options.heartbeat);
+    // A refresh takes its turn after a store's rest; a change is what somebody waits for.
+    let again = (report.label.0 == "deferred" && (wake.changed || wake.store || wake.target)).then_some(wake);
+    let next = Box::pin(tell(ctx, key, &object, &memo, report, started)).await?;
+    Some(again.map_or(next, |again| Next { turn: None, again: Some(again), ..next }))
 }
 
 /// From the wall clock that an object's times are told by to the one that the queue goes by.
@@ -479,11 +484,18 @@ async fn tell(
 
 /// Writes the condition of an object that does not parse, once for each of its generations.
 async fn tell_malformed(ctx: &Arc<Context>, key: &ObjectKey) -> Option<Next> {
-    let why = ctx.malformed_objects.untold(key)?;
-    let condition = malformed::condition(SecretReason::SecretSyncedError.as_str(), &why, (ctx.clock)());
+    let odd = ctx.malformed_objects.untold(key)?;
+    let stores = odd.stores.iter().map(|r| StoreKey::referred(&key.namespace, r));
+    if ctx.state.are_foreign(stores, &ctx.options.controller_class) {
+        return None;
+    }
+    let Some(conditions) = odd.conditions(SecretReason::SecretSyncedError.as_str(), (ctx.clock)()) else {
+        ctx.malformed_objects.told(key);
+        return None;
+    };
     let url = Api::<ExternalSecret>::namespaced(ctx.client.clone(), &key.namespace).resource_url().to_owned();
     ctx.metrics.api_request("patch", "externalsecrets/status");
-    match ctx.writer(key).patch_status(&url, &key.name, &json!({"status": {"conditions": [condition]}})).await {
+    match ctx.writer(key).patch_status(&url, &key.name, &json!({"status": {"conditions": conditions}})).await {
         Ok(_) => ctx.malformed_objects.told(key),
         Err(kube::Error::Api(status)) if status.code == 404 => {}
         Err(error) => {

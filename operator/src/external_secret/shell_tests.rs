@@ -40,11 +40,15 @@ fn store_meta(generation: i64) -> ObjectMeta {
 }
 
 fn apply(ctx: &Context, key: &ObjectKey, more: Value) {
+    apply_generation(ctx, key, more, 1);
+}
+
+fn apply_generation(ctx: &Context, key: &ObjectKey, more: Value, generation: i64) {
     let mut spec = json!({"secretStoreRef": {"name": "fake"}, "data": [{"secretKey": "k", "remoteRef": {"key": "app"}}]});
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let object = serde_json::from_value(json!({
         "apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret",
-        "metadata": {"name": "es", "namespace": "ns", "uid": "es-uid", "generation": 1}, "spec": spec,
+        "metadata": {"name": "es", "namespace": "ns", "uid": "es-uid", "generation": generation}, "spec": spec,
     }));
     ctx.state.object_applied(key, &object.unwrap());
 }
@@ -227,4 +231,32 @@ async fn when_a_provider_comes_back_those_with_a_secret_take_turns_and_those_wit
         assert!(wake.store || wake.turn);
         ctx.objects.done(next, None);
     }
+}
+
+#[tokio::test]
+async fn a_change_that_meets_a_resting_store_comes_again_as_a_change_and_a_refresh_takes_its_turn() {
+    let (ctx, mut api, key) = context(app("v"), json!({}));
+    let run = start(&ctx, &key);
+    answer(&mut api, 201, meta("5")).await;
+    answer(&mut api, 200, meta("6")).await;
+    run.await.unwrap();
+    let store = StoreKey { namespace: Some("ns".into()), name: "fake".into() };
+    let view = ctx.state.store(&store).unwrap().view;
+    let reader = ctx.connections.get(&view, Some(&"ns".into()), &ctx.refs).await.unwrap();
+    reader.rest(Duration::from_secs(30));
+    apply_generation(&ctx, &key, json!({"data": [{"secretKey": "other", "remoteRef": {"key": "app"}}]}), 2);
+    let look = async |wake: Wake| reconcile(&ctx, &key, wake, Active::take(&Arc::default()).await).await.expect("another look");
+    let next = look(Wake::changed(Instant::now())).await;
+    assert!(next.turn.is_none() && next.again.is_some_and(|again| again.changed), "{next:?}");
+    let wait = next.at.saturating_duration_since(Instant::now()).as_secs();
+    assert!((28..=31).contains(&wait), "{wait}");
+    // A target that somebody deleted meanwhile is told of, though only the store's rest is in the way.
+    ctx.state.target_gone(&key, None);
+    let run = tokio::spawn({
+        let (ctx, key) = (ctx.clone(), key.clone());
+        async move { reconciled(&ctx, &key, Wake::target(Instant::now())).await }
+    });
+    let (method, _, sent) = answer(&mut api, 200, meta("7")).await;
+    assert_eq!((method.as_str(), &sent["status"]["conditions"][0]["status"]), ("PATCH", &json!("False")));
+    run.await.unwrap();
 }

@@ -145,12 +145,13 @@ pub enum Requeue {
     Turn(Due),
 }
 
-/// Reckons what follows. `settings` is none when the spec could not be read.
+/// Reckons what follows. `settings` is none when the spec could not be read; `lacks_target` says that the Secret is not there.
 pub fn report(
     object: &ExternalSecret,
     memo: &Memo,
     outcome: Outcome,
     settings: Option<&Settings>,
+    lacks_target: bool,
     now: Timestamp,
     heartbeat: Duration,
 ) -> Report {
@@ -195,7 +196,7 @@ pub fn report(
             let event = was_there.then(|| (EventReason::Deleted, format!("Secret {} deleted", object.target_name())));
             (true, SecretReason::SecretDeleted, message, event, ("deleted", ""))
         }
-        Outcome::Failed(Failure { category: "throttled", retry, .. }) if memo.ready == Some(true) => {
+        Outcome::Failed(Failure { category: "throttled", retry, .. }) if memo.ready == Some(true) && !lacks_target => {
             // The Secret is as it was a refresh ago, and the store only wants us to wait.
             next.owed = true;
             let requeue = match (retry, settings) {
@@ -356,7 +357,7 @@ mod tests {
     const HEARTBEAT: Duration = Duration::from_secs(300);
 
     fn tell(memo: &Memo, outcome: Outcome, now: Timestamp) -> Report {
-        report(&object(), memo, outcome, Some(&settings()), now, HEARTBEAT)
+        report(&object(), memo, outcome, Some(&settings()), false, now, HEARTBEAT)
     }
 
     fn synced(change: Change) -> Outcome {
@@ -416,7 +417,7 @@ mod tests {
             for interval in [None, Some(Duration::from_secs(3600))] {
                 let settings = Settings { policy, interval, group: 7 };
                 let outcome = failed(Error::NotFound("x".into()));
-                let r = report(&object(), &Memo::default(), outcome, Some(&settings), at(0), HEARTBEAT);
+                let r = report(&object(), &Memo::default(), outcome, Some(&settings), false, at(0), HEARTBEAT);
                 assert!(r.requeue.is_some() && wait_of(r.requeue) <= 3600.0, "{settings:?}");
             }
         }

@@ -19,7 +19,6 @@ use crate::context::Context;
 use crate::controller::Active;
 use crate::external_secret::kube_error;
 use crate::keys::{StoreKey, stable_hash};
-use crate::malformed;
 use crate::queue::Wake;
 use crate::state::StoreEntry;
 use plan::Plan;
@@ -66,20 +65,12 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake, active: &
 }
 
 async fn validate(ctx: &Arc<Context>, entry: &StoreEntry) -> Outcome {
-    if let Some(why) = &entry.view.wrong_limits {
-        return Outcome::Failed(Error::invalid("limits", why));
-    }
-    if let Err(why) = plan::check(&entry.view.spec) {
-        return Outcome::Failed(Error::invalid("spec", why));
-    }
-    if entry.view.is_referent() {
-        // Each user's connection is its own: one that stays away says nothing of the others.
-        let away = ctx.connections.of_store(&entry.view.key).await.into_iter().filter(|r| r.is_away());
-        let probes = away.map(async |reader| {
-            let _ = tokio::time::timeout(ctx.options.read_deadline, reader.probe()).await;
-        });
-        futures::future::join_all(probes).await;
-        return Outcome::Referent;
+    let wrong = entry.view.wrong_limits.as_ref().map(|why| Error::invalid("limits", why));
+    let wrong = wrong.or_else(|| plan::check(&entry.view.spec).err().map(|why| Error::invalid("spec", why)));
+    if wrong.is_some() || entry.view.is_referent() {
+        // Its users have connections all the same, and wait for the provider to come back.
+        probe_away(ctx, &entry.view.key).await;
+        return wrong.map_or(Outcome::Referent, Outcome::Failed);
     }
     let connect = ctx.connections.get(&entry.view, None, &ctx.refs);
     let reader = match tokio::time::timeout(ctx.options.read_deadline, connect).await {
@@ -87,11 +78,29 @@ async fn validate(ctx: &Arc<Context>, entry: &StoreEntry) -> Outcome {
         Ok(Err(error)) => return Outcome::Failed(error),
         Err(_) => return Outcome::Failed(Error::unavailable("no connection in time")),
     };
-    match tokio::time::timeout(ctx.options.read_deadline, reader.probe()).await {
-        Ok(Ok(validity)) => Outcome::Answered(validity, reader.access()),
+    let answer = tokio::time::timeout(ctx.options.read_deadline, reader.probe()).await;
+    let access = reader.access();
+    let failed = reader.is_away();
+    drop(reader);
+    if !failed {
+        // Connections of another time, such as of a store that left the namespace to its users.
+        probe_away(ctx, &entry.view.key).await;
+    }
+    match answer {
+        Ok(Ok(validity)) => Outcome::Answered(validity, access),
         Ok(Err(error)) => Outcome::Failed(error),
         Err(_) => Outcome::Failed(Error::unavailable("no answer in time")),
     }
+}
+
+/// Asks a provider that left users waiting whether it is back. Each connection is its own: one that stays away says nothing of
+/// the others.
+async fn probe_away(ctx: &Arc<Context>, key: &StoreKey) {
+    let away = ctx.connections.of_store(key).await.into_iter().filter(|r| r.is_away());
+    let probes = away.map(async |reader| {
+        let _ = tokio::time::timeout(ctx.options.read_deadline, reader.probe()).await;
+    });
+    futures::future::join_all(probes).await;
 }
 
 /// A store with a provider that we don't know, whose status somebody else writes, is theirs.
@@ -117,10 +126,13 @@ async fn tell_malformed(ctx: &Arc<Context>, key: &StoreKey) -> Option<Duration> 
     if !ctx.ownership.owns_store(key) {
         return None;
     }
-    let why = ctx.malformed_stores.untold(key)?;
-    let condition = malformed::condition(StoreReason::InvalidProviderConfig.as_str(), &why, (ctx.clock)());
+    let odd = ctx.malformed_stores.untold(key)?;
+    let Some(conditions) = odd.conditions(StoreReason::InvalidProviderConfig.as_str(), (ctx.clock)()) else {
+        ctx.malformed_stores.told(key);
+        return None;
+    };
     ctx.metrics.api_request("patch", "secretstores/status");
-    let patch = json!({"status": {"conditions": [condition]}});
+    let patch = json!({"status": {"conditions": conditions}});
     match ctx.store_writer(key).patch_status(&url(ctx, key), &key.name, &patch).await {
         Ok(_) => ctx.malformed_stores.told(key),
         Err(kube::Error::Api(status)) if status.code == 404 => {}
@@ -149,7 +161,7 @@ async fn tell(
     let result = if report.memo.ready == Some(true) { "valid" } else { "invalid" };
     ctx.metrics.reconciled("SecretStore", result, "", started.elapsed());
     let owned = ctx.ownership.owns_store(key);
-    let mut requeue = None;
+    let (mut requeue, mut memo) = (None, report.memo);
     if let Some(patch) = report.patch.as_ref().filter(|_| owned) {
         let url = url(ctx, key);
         ctx.metrics.api_request("patch", "secretstores/status");
@@ -159,20 +171,22 @@ async fn tell(
             Err(error) => {
                 tracing::warn!(store = %key, error = %kube_error(&error), "status could not be written; trying again");
                 requeue = Some(Duration::from_secs(2));
+                // It is validated, and told, once more.
+                memo.validated = None;
             }
         }
         tracing::info!(store = %key, result, "store validated");
     }
-    if let Some((reason, note)) = report.event.filter(|_| owned) {
+    if let Some((reason, note)) = report.event.filter(|_| owned && requeue.is_none()) {
         ctx.events.publish(ctx.events.about_store(key, &entry.uid), reason, note);
     }
-    ctx.remember_store(key, report.memo);
+    ctx.remember_store(key, memo);
     let still_away = ctx.away(key).await;
     let referent = entry.view.is_referent();
     if report.recovered || recovery.was_away && (referent || !still_away) {
         ctx.wake_failed_users(key, recovery.since);
     }
-    // A referent store is never told to be away, but its users wait for it all the same.
-    let wait = if referent && still_away { report.requeue.min(status::PROBE_MAX) } else { report.requeue };
+    // A referent store is never told to be away, nor is a wrong one, but their users wait all the same.
+    let wait = if still_away { report.requeue.min(status::PROBE_MAX) } else { report.requeue };
     Some(requeue.map_or(wait, |soon| wait.min(soon)))
 }
