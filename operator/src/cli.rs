@@ -54,7 +54,7 @@ pub struct RunArgs {
     /// Serves only stores whose spec.controller names this class.
     #[arg(long, default_value = "default", value_name = "CLASS")]
     pub controller_class: String,
-    /// How many Secrets are written at once.
+    /// How many Secrets and statuses of ExternalSecrets are written at once.
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
     /// Threads that reconciles share. One keeps up with what an API server of two cores can write, at the least cost.
@@ -67,7 +67,7 @@ pub struct RunArgs {
     #[arg(long, default_value = "10s", value_parser = parse_go, value_name = "DURATION")]
     pub provider_timeout: Duration,
     /// Calls at once to the provider of one store, unless its annotation lockstep.dev/max-concurrent-calls says otherwise.
-    /// Default: what suits the provider.
+    /// Default: what suits the provider. Like --store-rate it holds for each replica at work.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub store_concurrency: Option<u16>,
     /// Calls a second to the provider of one store, unless its annotation lockstep.dev/max-calls-per-second says otherwise.

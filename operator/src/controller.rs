@@ -76,10 +76,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken, synced: impl Fn() +
         let ctx = ctx.clone();
         move |key: StoreKey, wake, mut active: Active| {
             let ctx = ctx.clone();
-            async move {
-                let wait = store::reconcile(&ctx, &key, wake, &mut active).await?;
-                Some(Next::at(Instant::now() + wait.min(Duration::from_secs(86_400))))
-            }
+            async move { store::reconcile(&ctx, &key, wake, &mut active).await }
         }
     });
     futures::future::join(objects, stores).await;

@@ -147,7 +147,11 @@ impl Metrics {
         registry.register("lockstep_reconcile_duration_seconds", "Duration of a reconcile", self.durations().clone());
         registry.register("lockstep_provider_calls", "Calls to providers", self.calls.clone());
         registry.register("lockstep_provider_calls_saved", "Calls to providers that were not needed", self.saved.clone());
-        registry.register("lockstep_api_requests", "Requests to the API server, watches left out", self.requests.clone());
+        registry.register(
+            "lockstep_api_requests",
+            "Requests to the API server; watches, and the leases of leaders and shards, left out",
+            self.requests.clone(),
+        );
         registry.register("lockstep_events_dropped", "Events not written because too many waited", self.events_dropped.clone());
         registry.register("lockstep_panics", "Reconciles that panicked", self.panics.clone());
         registry.register_collector(Box::new(LiveCollector(live)));

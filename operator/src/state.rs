@@ -29,7 +29,8 @@ pub struct StoreEntry {
 }
 
 impl StoreEntry {
-    fn is_ready(&self) -> bool {
+    /// Whether its status says that it works.
+    pub fn is_ready(&self) -> bool {
         self.status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
     }
 }

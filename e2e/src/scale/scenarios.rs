@@ -259,6 +259,14 @@ pub async fn stores(options: &Options, objects: u64) -> Outcome {
     let seconds = watch.begun.elapsed().as_secs_f64();
     let synced = bench.settled(&[&operator]).await;
     let ours = watch.stop(seconds, &observer).counted(&before, &synced);
+    let after = resident(&[&operator]);
+    note("a restart with all stores valid");
+    stopped(operator).await?;
+    let begun = SystemTime::now();
+    let again = bench.operator("again", &[]);
+    again.wait_working();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let validations = bench.harness.vault.requests_by_second("auth/token/lookup-self", begun, 20);
     let more = vec![
         ("all_ready_s", "all objects Ready after, s", seconds),
         ("distinct_remote_secrets", "distinct remote secrets", objects as f64),
@@ -266,6 +274,12 @@ pub async fn stores(options: &Options, objects: u64) -> Outcome {
             "provider_validations",
             "validations of stores",
             synced.sum("lockstep_provider_calls_total", &["call=\"validate\""]) as f64,
+        ),
+        ("rss_after_mb", "memory when all is done, MB", after),
+        (
+            "restart_validations_per_second",
+            "validations in a second after a restart, peak",
+            validations.iter().max().copied().unwrap_or(0) as f64,
         ),
     ];
     let title = format!("{objects} SecretStores, each with a token of its own and an object");

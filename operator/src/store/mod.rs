@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::controller::Active;
 use crate::external_secret::kube_error;
 use crate::keys::{StoreKey, stable_hash};
-use crate::queue::Wake;
+use crate::queue::{Next, Wake};
 use crate::state::StoreEntry;
 use plan::Plan;
 use status::{Outcome, Report};
@@ -33,15 +33,17 @@ pub struct StoreMemo {
     pub validated: Option<Timestamp>,
     /// Failures in a row that may pass.
     pub failures: u32,
+    /// Whether this process has looked at it before.
+    pub met: bool,
 }
 
 /// Brings one store's status in line; answers when to look again.
-pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake, active: &mut Active) -> Option<Duration> {
+pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake, active: &mut Active) -> Option<Next> {
     let started = Instant::now();
     let Some(entry) = ctx.state.store(key) else {
         ctx.connections.remove(key, &ctx.refs).await;
         ctx.forget_store(key);
-        return tell_malformed(ctx, key).await;
+        return tell_malformed(ctx, key).await.map(after);
     };
     let memo = ctx.store_memo(key);
     let now = (ctx.clock)();
@@ -50,18 +52,26 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake, active: &
     if !away && !ctx.ownership.owns_store(key) {
         return None;
     }
-    match plan::plan(&entry.view.spec, &ctx.options.controller_class, &memo, wake, away, now) {
+    let phase = stable_hash(&[key.namespace.as_deref().unwrap_or_default(), &key.name]);
+    match plan::plan(&entry.view.spec, &ctx.options.controller_class, &memo, wake, entry.is_ready(), away, now) {
         Plan::Ignore => return None,
-        Plan::Skip(wait) => return Some(wait),
+        Plan::Skip(wait) => return Some(after(wait)),
+        Plan::InTurn => {
+            ctx.remember_store(key, StoreMemo { met: true, ..memo });
+            return Some(Next { turn: Some(plan::turn(&entry.view.spec, phase)), ..Next::at(Instant::now()) });
+        }
         Plan::Validate => {}
     }
     let outcome = active.while_waiting(validate(ctx, &entry)).await;
     if belongs_to_another_operator(&entry, &outcome) {
         return None;
     }
-    let phase = stable_hash(&[key.namespace.as_deref().unwrap_or_default(), &key.name]);
     let report = status::report(&entry.view.spec, &entry.status, &memo, &outcome, phase, (ctx.clock)());
-    tell(ctx, key, &entry, report, Recovery { was_away: away, since: wake.at }, started).await
+    tell(ctx, key, &entry, report, Recovery { was_away: away, since: wake.at }, started).await.map(after)
+}
+
+fn after(wait: Duration) -> Next {
+    Next::at(Instant::now() + wait.min(Duration::from_secs(86_400)))
 }
 
 async fn validate(ctx: &Arc<Context>, entry: &StoreEntry) -> Outcome {

@@ -12,6 +12,7 @@ use lockstep_crds::store::StoreCondition;
 
 use super::StoreMemo;
 use crate::queue::Wake;
+use crate::turns::Turn;
 
 /// How often a healthy store is validated when it does not say.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(300);
@@ -23,12 +24,14 @@ pub enum Plan {
     Ignore,
     /// Nothing before this time is over.
     Skip(Duration),
+    /// Ask the provider when the store's turn comes: a start with a thousand stores must not be a thousand validations at once.
+    InTurn,
     /// Ask the provider.
     Validate,
 }
 
-/// Decides.
-pub fn plan(spec: &SecretStoreSpec, class: &str, memo: &StoreMemo, wake: Wake, away: bool, now: Timestamp) -> Plan {
+/// Decides. `told` says that the status tells of a store that works, `away` that its provider leaves users waiting.
+pub fn plan(spec: &SecretStoreSpec, class: &str, memo: &StoreMemo, wake: Wake, told: bool, away: bool, now: Timestamp) -> Plan {
     if !is_ours(spec, class) {
         return Plan::Ignore;
     }
@@ -39,6 +42,7 @@ pub fn plan(spec: &SecretStoreSpec, class: &str, memo: &StoreMemo, wake: Wake, a
             // Its timer is set to a phase of the interval, at the earliest to a sixth of it.
             if age < interval / 8 { Plan::Skip(interval / 8 - age) } else { Plan::Validate }
         }
+        None if told && !memo.met && !wake.store && !away => Plan::InTurn,
         _ => Plan::Validate,
     }
 }
@@ -47,6 +51,12 @@ pub fn plan(spec: &SecretStoreSpec, class: &str, memo: &StoreMemo, wake: Wake, a
 pub fn is_ours(spec: &SecretStoreSpec, class: &str) -> bool {
     let of = |c: &str| if c.is_empty() { "default".to_owned() } else { c.to_owned() };
     of(spec.controller.as_deref().unwrap_or_default()) == of(class)
+}
+
+/// The turn of a store's validations.
+pub fn turn(spec: &SecretStoreSpec, phase: u64) -> Turn {
+    let every = interval(spec).unwrap_or(DEFAULT_INTERVAL).as_millis();
+    Turn { group: phase, every_ms: u64::try_from(every).unwrap_or(u64::MAX) }
 }
 
 /// How often a store is validated again.
@@ -165,19 +175,27 @@ mod tests {
         let memo = |ready| StoreMemo { ready: Some(ready), validated: Some(now), ..Default::default() };
         let i = Instant::now();
         let later = now.checked_add(jiff::SignedDuration::from_secs(61)).unwrap();
-        for (memo, wake, away, now, expected) in [
-            (memo(true), Wake::timer(i), false, now, Plan::Skip(Duration::from_millis(7500))),
-            (memo(true), Wake::timer(i), false, later, Plan::Validate),
-            (memo(true), Wake::changed(i), false, now, Plan::Validate),
-            (memo(true), Wake::store(i), false, now, Plan::Validate),
-            (memo(true), Wake::timer(i), true, now, Plan::Validate),
-            (memo(false), Wake::timer(i), false, now, Plan::Validate),
-            (StoreMemo::default(), Wake::timer(i), false, now, Plan::Validate),
+        let met = StoreMemo { met: true, ..Default::default() };
+        for (memo, wake, told, away, now, expected) in [
+            // At a start: what its status says will do until its turn comes.
+            (StoreMemo::default(), Wake::changed(i), true, false, now, Plan::InTurn),
+            (StoreMemo::default(), Wake::store(i), true, false, now, Plan::Validate),
+            (StoreMemo::default(), Wake::changed(i), true, true, now, Plan::Validate),
+            (StoreMemo::default(), Wake::changed(i), false, false, now, Plan::Validate),
+            (met.clone(), Wake::turn(i), true, false, now, Plan::Validate),
+            (met, Wake::changed(i), true, false, now, Plan::Validate),
+            (memo(true), Wake::timer(i), true, false, now, Plan::Skip(Duration::from_millis(7500))),
+            (memo(true), Wake::timer(i), true, false, later, Plan::Validate),
+            (memo(true), Wake::changed(i), true, false, now, Plan::Validate),
+            (memo(true), Wake::store(i), true, false, now, Plan::Validate),
+            (memo(true), Wake::timer(i), true, true, now, Plan::Validate),
+            (memo(false), Wake::timer(i), false, false, now, Plan::Validate),
+            (StoreMemo::default(), Wake::timer(i), false, false, now, Plan::Validate),
         ] {
-            assert_eq!(plan(&spec, "default", &memo, wake, away, now), expected);
+            assert_eq!(plan(&spec, "default", &memo, wake, told, away, now), expected, "{memo:?} {wake:?}");
         }
         let other = SecretStoreSpec { controller: Some("x".into()), ..Default::default() };
-        assert_eq!(plan(&other, "default", &StoreMemo::default(), Wake::changed(i), false, now), Plan::Ignore);
+        assert_eq!(plan(&other, "default", &StoreMemo::default(), Wake::changed(i), false, false, now), Plan::Ignore);
     }
 
     #[test]

@@ -10,9 +10,8 @@ use lockstep_providers::{Access, Error, Validity};
 use serde_json::{Value, json};
 
 use super::StoreMemo;
-use super::plan::interval;
+use super::plan;
 use crate::external_secret::status::{rfc3339, until};
-use crate::turns::Turn;
 
 /// What validation found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,11 +70,7 @@ pub fn report(
     let failures = if away { memo.failures.saturating_add(1) } else { 0 };
     let requeue = match away {
         true => Duration::from_secs(1 << failures.saturating_sub(1).min(8)).min(PROBE_MAX),
-        false => {
-            let every = interval(spec).unwrap_or(Duration::from_secs(300)).as_millis();
-            let turn = Turn { group: phase, every_ms: u64::try_from(every).unwrap_or(u64::MAX) };
-            until(now, turn.after(now))
-        }
+        false => until(now, plan::turn(spec, phase).after(now)),
     };
 
     let ours = status.conditions.iter().find(|c| c.type_ == ConditionType::Ready.as_str());
@@ -106,7 +101,7 @@ pub fn report(
     Report {
         patch: (!same).then(|| json!({"status": {"conditions": conditions, "capabilities": access}})),
         event,
-        memo: StoreMemo { ready: Some(ready), validated: Some(now), failures },
+        memo: StoreMemo { ready: Some(ready), validated: Some(now), failures, met: true },
         requeue,
         // Who has just come knows only what the status says.
         recovered: ready && !memo.ready.unwrap_or_else(|| ours.is_none_or(|c| c.status == "True")),
