@@ -55,7 +55,7 @@ pub struct RunArgs {
     #[arg(long, default_value = "default", value_name = "CLASS")]
     pub controller_class: String,
     /// How many Secrets and statuses of ExternalSecrets are written at once.
-    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, default_value_t = 24, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
     /// Threads that reconciles share. One keeps up with what an API server of two cores can write, at the least cost.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]

@@ -57,7 +57,7 @@ impl Default for Options {
         Self {
             controller_class: "default".into(),
             namespaces: Vec::new(),
-            concurrency: 32,
+            concurrency: 24,
             heartbeat: Duration::from_secs(300),
             read_deadline: Duration::from_secs(60),
             provider_timeout: Duration::from_secs(10),

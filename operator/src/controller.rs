@@ -29,10 +29,10 @@ use crate::{external_secret, kube_io, store};
 /// Reconciles begun and not ended, however long a provider lets them wait.
 const RECONCILES: usize = 1024;
 /// Reconciles begun and not ended, those left out that wait for a provider for longer than [`PATIENCE`].
-const BEGUN: usize = 128;
+const BEGUN: usize = 96;
 /// Reconciles at work: each takes memory, and what they may send to the API server at once is bounded by
 /// [`crate::context::Options::concurrency`] anyway.
-const ACTIVE: usize = 64;
+const ACTIVE: usize = 48;
 /// How long a reconcile that waits for a provider keeps others from beginning.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a stop waits for reconciles to end by themselves.
