@@ -78,8 +78,10 @@ impl Report {
         set("objects", json!(self.objects));
         let ours = &self.ours;
         set("seconds", round(ours.seconds));
-        set("cpu_ms_per_object", round(self.per(ours.cpu)));
-        set("api_server_cpu_ms_per_object", round(self.per(ours.api_cpu)));
+        if !ours.cpu.is_zero() {
+            set("cpu_ms_per_object", round(self.per(ours.cpu)));
+            set("api_server_cpu_ms_per_object", round(self.per(ours.api_cpu)));
+        }
         set("rss_peak_mb", round(ours.rss_peak_mb));
         set("api_writes_per_object", each(ours.writes()));
         set("api_reads_per_object", each(ours.count(|verb, _| verb == "get")));
@@ -125,11 +127,13 @@ impl Report {
         };
         let (ours, bare) = (&self.ours, self.bare.as_ref());
         let each = |n: u64| n as f64 / self.objects as f64;
+        // None was used, or what was used can't be told from what else went on.
+        let cpu = |of: std::time::Duration| (!of.is_zero()).then(|| self.per(of));
         let rate = |of: &Phase| self.rated.then(|| self.rate(of));
         let mut rows = vec![
             row("objects per second", rate(ours), bare.and_then(rate)),
-            row("CPU per object, ms", Some(self.per(ours.cpu)), bare.map(|b| self.per(b.cpu))),
-            row("API server's CPU per object, ms", Some(self.per(ours.api_cpu)), bare.map(|b| self.per(b.api_cpu))),
+            row("CPU per object, ms", cpu(ours.cpu), bare.and_then(|b| cpu(b.cpu))),
+            row("API server's CPU per object, ms", cpu(ours.api_cpu), bare.and_then(|b| cpu(b.api_cpu))),
             row("peak memory, MB", Some(ours.rss_peak_mb), bare.map(|b| b.rss_peak_mb)),
             row("change to Secret, p50, s", ours.percentile(0.5), bare.and_then(|b| b.percentile(0.5))),
             row("change to Secret, p99, s", ours.percentile(0.99), bare.and_then(|b| b.percentile(0.99))),
