@@ -66,7 +66,8 @@ fn source(component: Component) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("components").join(component.module())
 }
 
-fn cache_folder() -> PathBuf {
+/// Where what is built once lies.
+pub(crate) fn cache_folder() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/tmp".into())).join(".cache");
     base.unwrap_or_else(home).join("lockstep").join("components")

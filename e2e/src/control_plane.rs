@@ -87,6 +87,13 @@ pub fn kubeconfig(url: &str, ca: &str, user: &str) -> String {
 }
 
 impl ControlPlane {
+    /// The issuer of service accounts' tokens, with its published keys.
+    pub async fn issuer(&self, client: &kube::Client) -> crate::jwt::Issuer {
+        let request = http::Request::get("/openid/v1/jwks").body(Vec::new()).expect("a request");
+        let keys = client.request(request).await.expect("the API server publishes its keys");
+        crate::jwt::Issuer { name: "https://kubernetes.default.svc".into(), keys }
+    }
+
     /// Starts one in `folder`.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use kube::discovery::ApiResource;
 use kube::{Client, Config};
 use tokio::sync::OnceCell;
 
+use crate::aws::Aws;
 use crate::components;
 use crate::control_plane::{ControlPlane, kubeconfig};
 use crate::operator::{Operator, OperatorOptions};
@@ -69,7 +70,12 @@ impl Harness {
     /// Starts an operator.
     pub fn operator(&self, options: &OperatorOptions) -> Operator {
         let kubeconfig = self.folder.path().join("operator.kubeconfig");
-        Operator::start(&self.binary, &kubeconfig, self.folder.path(), options)
+        let mut options = options.clone();
+        if let Some(Ok(aws)) = AWS.get() {
+            options.env.push(("AWS_ENDPOINT_URL".into(), aws.url.clone()));
+            options.env.push(("AWS_EC2_METADATA_DISABLED".into(), "true".into()));
+        }
+        Operator::start(&self.binary, &kubeconfig, self.folder.path(), &options)
     }
 }
 
@@ -174,27 +180,41 @@ pub async fn secret(client: &Client, namespace: &str, name: &str) -> Option<std:
 static SHARED: OnceLock<Result<Arc<Harness>, String>> = OnceLock::new();
 static INSTALLED: OnceCell<()> = OnceCell::const_new();
 static OPERATOR: OnceLock<Operator> = OnceLock::new();
+static AWS: OnceLock<Result<Aws, String>> = OnceLock::new();
 
 /// The set of this test binary, with CRDs and RBAC installed and one operator running, at TRACE.
 pub async fn shared() -> (Arc<Harness>, &'static Operator) {
     let started = tokio::task::spawn_blocking(|| {
-        SHARED.get_or_init(|| Harness::start(false, &|text| eprintln!("{text}")).map(Arc::new)).clone()
+        let say = |text: &str| eprintln!("{text}");
+        let harness = SHARED.get_or_init(|| Harness::start(false, &say).map(Arc::new)).clone()?;
+        AWS.get_or_init(|| Aws::start(harness.folder.path(), &say)).as_ref().map_err(Clone::clone)?;
+        Ok(harness)
     });
-    let harness = started.await.expect("the harness starts").unwrap_or_else(|why| panic!("{why}"));
+    let harness = started.await.expect("the harness starts").unwrap_or_else(|why: String| panic!("{why}"));
     INSTALLED
         .get_or_init(|| async {
             let client = harness.client().await;
             harness.install(&client).await;
             harness.vault.prepare().await;
             harness.vault.audit_on().await;
+            aws().trust(harness.control_plane.issuer(&client).await);
             let args = ["--log-level", "trace", "--log-format", "json"].map(str::to_owned).to_vec();
-            let operator = harness.operator(&OperatorOptions { args, name: "shared".into() });
+            let operator = harness.operator(&OperatorOptions { args, name: "shared".into(), ..OperatorOptions::default() });
             operator.wait_working();
             let _ = OPERATOR.set(operator);
             stop_at_exit(&harness);
         })
         .await;
     (harness.clone(), OPERATOR.get().expect("the operator runs"))
+}
+
+/// The AWS of this test binary.
+pub fn aws() -> &'static Aws {
+    match AWS.get() {
+        Some(Ok(aws)) => aws,
+        Some(Err(why)) => panic!("{why}"),
+        None => panic!("the harness is not started"),
+    }
 }
 
 /// Statics are not dropped: the pipes to the guards end with this process, and the folder is removed by a shell that

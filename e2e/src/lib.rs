@@ -5,12 +5,17 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a harness fails by panicking")]
 
+pub mod aws;
 pub mod components;
 pub mod control_plane;
 pub mod harness;
+pub mod http_api;
+pub mod jwt;
 pub mod operator;
 pub mod process;
 pub mod proxy;
+pub mod python;
 pub mod scale;
+pub mod signature;
 pub mod table;
 pub mod vault;

@@ -13,6 +13,8 @@ pub struct OperatorOptions {
     pub args: Vec<String>,
     /// Name of this replica.
     pub name: String,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 /// A running operator.
@@ -38,7 +40,8 @@ impl Operator {
             .args(&options.args)
             .env("KUBECONFIG", kubeconfig)
             .env("HOSTNAME", &options.name)
-            .env_remove("POD_NAMESPACE");
+            .env_remove("POD_NAMESPACE")
+            .envs(options.env.iter().map(|(name, value)| (name, value)));
         let log: PathBuf = folder.join(format!("operator-{}-{health_port}.log", options.name));
         Self { process: Process::start(&command, &log), metrics_port, health_port }
     }

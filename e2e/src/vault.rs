@@ -102,7 +102,12 @@ impl Vault {
 
     /// Writes a policy that allows reading of paths.
     pub async fn policy(&self, name: &str, paths: &[&str]) {
-        let rules: String = paths.iter().map(|p| format!("path \"{p}\" {{ capabilities = [\"read\"] }}\n")).collect();
+        self.policy_of(name, &["read"], paths).await;
+    }
+
+    /// Writes a policy that allows something with paths.
+    pub async fn policy_of(&self, name: &str, capabilities: &[&str], paths: &[&str]) {
+        let rules: String = paths.iter().map(|p| format!("path \"{p}\" {{ capabilities = {capabilities:?} }}\n")).collect();
         self.write(&format!("sys/policies/acl/{name}"), json!({"policy": rules})).await;
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockstep_crds::duration::parse_go;
+use lockstep_providers::egress::Rule;
 
 use crate::limits::SLOWEST;
 
@@ -74,6 +75,17 @@ pub struct RunArgs {
     /// Default: as many as there are; a provider that throttles gets fewer for a while by itself.
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub store_rate: Option<f64>,
+    /// Lets SecretStores of every namespace that name no identity use the operator's own, as ClusterSecretStores do: whoever may
+    /// write one reads all that the operator may.
+    #[arg(long)]
+    pub share_own_identity: bool,
+    /// Lets stores reach a host, *.domain, address or CIDR that is refused by default: link-local and metadata addresses
+    /// (repeatable).
+    #[arg(long, value_name = "HOST|CIDR")]
+    pub egress_allow: Vec<Rule>,
+    /// Lets stores reach nothing but these hosts, *.domains, addresses and CIDRs (repeatable).
+    #[arg(long, value_name = "HOST|CIDR")]
+    pub egress_only: Vec<Rule>,
     /// Address of /metrics.
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
     pub metrics_addr: SocketAddr,

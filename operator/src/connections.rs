@@ -73,7 +73,7 @@ pub struct Connections {
     options: Options,
     own_cluster: OwnCluster,
     token_file: std::path::PathBuf,
-    narrow: bool,
+    shares_identity: bool,
     metrics: Arc<Metrics>,
     slots: Mutex<HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>>,
     limiters: Mutex<HashMap<StoreKey, Arc<Mutex<Limiter>>>>,
@@ -96,7 +96,7 @@ impl Connections {
         options: Options,
         own_cluster: OwnCluster,
         token_file: std::path::PathBuf,
-        narrow: bool,
+        shares_identity: bool,
         metrics: Arc<Metrics>,
         hooks: ConnectionHooks,
     ) -> Self {
@@ -105,7 +105,7 @@ impl Connections {
             options,
             own_cluster,
             token_file,
-            narrow,
+            shares_identity,
             metrics,
             slots: Mutex::default(),
             limiters: Mutex::default(),
@@ -153,7 +153,7 @@ impl Connections {
             metrics: self.metrics.clone(),
             own_cluster: self.own_cluster.clone(),
             token_file: self.token_file.clone(),
-            narrow: self.narrow,
+            shares_identity: self.shares_identity,
         };
         let connected = registry::connect(&store.spec.provider, Arc::new(resolver), &self.options).await?;
         let limiter = self.limiter(store, connected.capabilities().concurrency);
@@ -235,7 +235,7 @@ impl Connections {
     /// Closes everything: logins are revoked.
     pub async fn close_all(&self) {
         let slots: Vec<_> = self.lock().drain().map(|(_, slot)| slot).collect();
-        let close = slots.into_iter().map(async |slot| {
+        let close = slots.into_iter().map(|slot| async move {
             if let Some((Ok(reader), _)) = slot.lock().await.made.take() {
                 reader.close().await;
             }

@@ -10,6 +10,8 @@ use kube::Client;
 use lockstep_crds::ExternalSecret;
 #[cfg(test)]
 use lockstep_providers::OwnCluster;
+use lockstep_providers::egress::Egress;
+use lockstep_providers::registry::Endpoints;
 use lockstep_providers::{Error, registry};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -46,6 +48,12 @@ pub struct Options {
     pub read_deadline: Duration,
     /// How long one request to a provider may take.
     pub provider_timeout: Duration,
+    /// Where clouds' services are that are not where their region says.
+    pub endpoints: Arc<Endpoints>,
+    /// Whether SecretStores that name no identity may be the operator.
+    pub share_own_identity: bool,
+    /// Where stores may go.
+    pub egress: Arc<Egress>,
     /// File with the pod's own token.
     pub token_file: std::path::PathBuf,
     /// Bounds on calls to the provider of a store that has no annotations about them.
@@ -61,6 +69,9 @@ impl Default for Options {
             heartbeat: Duration::from_secs(300),
             read_deadline: Duration::from_secs(60),
             provider_timeout: Duration::from_secs(10),
+            endpoints: Arc::default(),
+            share_own_identity: false,
+            egress: Arc::default(),
             token_file: "/var/run/secrets/kubernetes.io/serviceaccount/token".into(),
             limits: Limits::default(),
         }
@@ -133,10 +144,14 @@ impl Context {
             };
             let connections = Connections::new(
                 client.clone(),
-                registry::Options { timeout: options.provider_timeout },
+                registry::Options {
+                    timeout: options.provider_timeout,
+                    endpoints: options.endpoints.clone(),
+                    egress: options.egress.clone(),
+                },
                 own,
                 options.token_file.clone(),
-                !options.namespaces.is_empty(),
+                options.share_own_identity || !options.namespaces.is_empty(),
                 metrics.clone(),
                 hooks,
             );

@@ -28,8 +28,9 @@ use crate::{external_secret, kube_io, store};
 
 /// Reconciles begun and not ended, however long a provider lets them wait.
 const RECONCILES: usize = 1024;
-/// Reconciles begun and not ended, those left out that wait for a provider for longer than [`PATIENCE`].
-const BEGUN: usize = 96;
+/// Reconciles begun and not ended, those left out that wait for a provider for longer than [`PATIENCE`]. A multiple of what providers
+/// take in one call (20 and 10): when all wait for reads, those are full calls.
+const BEGUN: usize = 120;
 /// Reconciles at work: each takes memory, and what they may send to the API server at once is bounded by
 /// [`crate::context::Options::concurrency`] anyway.
 const ACTIVE: usize = 48;

@@ -27,8 +27,10 @@ const RETAIN: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the version of what was read is remembered.
 const REMEMBER: Duration = Duration::from_secs(600);
-/// How long a call waits for others to fill its batch.
-const FILL: Duration = Duration::from_millis(5);
+/// How long a call waits for another want that may fill its batch; and how long for all of them, and for those that wait for a
+/// worker.
+const FILL: Duration = Duration::from_millis(10);
+const FILLED: Duration = Duration::from_millis(100);
 /// Wants that may wait for a call, and for how long: more than that come again later instead of holding up everybody else.
 const CROWD: usize = 256;
 const LONG: Duration = Duration::from_secs(20);
@@ -43,11 +45,19 @@ struct ReadKey {
     key: String,
     version: Option<String>,
     metadata: bool,
+    property: Option<String>,
+    namespace: Option<String>,
 }
 
 impl ReadKey {
     fn of(want: &Want) -> Self {
-        Self { key: want.key.clone(), version: want.version.clone(), metadata: want.metadata }
+        Self {
+            key: want.key.clone(),
+            version: want.version.clone(),
+            metadata: want.metadata,
+            property: want.property.clone(),
+            namespace: want.namespace.clone(),
+        }
     }
 }
 
@@ -126,6 +136,12 @@ impl State {
         }
     }
 
+    /// Until when pending wants wait for more that fill their call, each of which comes within a gap of the one before.
+    fn filled_at(&self, gap: Duration) -> Option<Instant> {
+        let since = || self.pending.iter().map(|pending| pending.since);
+        Some((since().max()? + gap).min(since().min()? + FILLED))
+    }
+
     fn take_pending(&mut self, most: usize) -> Vec<Pending> {
         let count = self.pending.len().min(most);
         self.urgent = self.urgent.saturating_sub(count);
@@ -178,6 +194,11 @@ pub struct StoreLabels {
 }
 
 impl Reader {
+    /// See [`Capabilities::takes_property`].
+    pub fn takes_property(&self) -> bool {
+        self.capabilities.takes_property
+    }
+
     /// A reader for a connection.
     pub fn new(
         provider: Arc<dyn Provider>,
@@ -308,11 +329,11 @@ impl Reader {
             if state.pending.is_empty() {
                 return;
             }
-            if state.pending.len() < size
-                && let Some(filled) = state.pending.iter().map(|pending| pending.since + FILL).min()
-                && now < filled
-            {
-                return self.pump_at(&mut state, filled);
+            if state.pending.len() < size {
+                let gap = if (self.hooks.is_awaited)(now) { FILLED } else { FILL };
+                if let Some(filled) = state.filled_at(gap).filter(|filled| now < *filled) {
+                    return self.pump_at(&mut state, filled);
+                }
             }
             match self.limiter().take(now) {
                 Permission::Now => state.calling += 1,

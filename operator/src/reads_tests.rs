@@ -20,7 +20,7 @@ impl Provider for Script {
         self.fail.lock().unwrap().clone().map_or(Ok(Validity::Valid), Err)
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities { access: Access::ReadOnly, batch: self.batch, concurrency: 2 }
+        Capabilities { access: Access::ReadOnly, batch: self.batch, concurrency: 2, takes_property: false }
     }
     async fn get(&self, wants: &[Want]) -> Vec<Result<Fetched>> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
@@ -59,7 +59,7 @@ fn text(answer: &Result<Fetched>) -> String {
     match answer {
         Ok(Fetched::Value { payload, .. }) => match &**payload {
             Payload::Bytes(bytes) => bytes.as_text().unwrap().to_owned(),
-            Payload::Fields(_) => panic!(),
+            Payload::Property(_) | Payload::Fields(_) => panic!(),
         },
         other => format!("{other:?}"),
     }
@@ -267,7 +267,7 @@ impl Provider for Broken {
         Ok(Validity::Valid)
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities { access: Access::ReadOnly, batch: 1, concurrency: 1 }
+        Capabilities { access: Access::ReadOnly, batch: 1, concurrency: 1, takes_property: false }
     }
     async fn get(&self, _: &[Want]) -> Vec<Result<Fetched>> {
         panic!("a provider's mistake")

@@ -3,7 +3,7 @@
 //! Each object that was read is watched by itself, metadata only: never all Secrets, never their data. Such watches share
 //! connections ([`crate::clients`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::StreamExt;
@@ -26,12 +26,22 @@ pub enum RefKind {
     Secret,
     /// Any change counts.
     ConfigMap,
+    /// Its annotations that clouds read count: [`identity_version`].
+    Identity,
     /// Only being there counts: [`THERE`].
     ServiceAccount,
 }
 
 /// The version of a service account that is there: its changes change no token.
 pub const THERE: &str = "there";
+
+/// What counts of a service account that says which identity of a cloud it is.
+pub fn identity_version(annotations: BTreeMap<String, String>) -> String {
+    const CLOUDS: [&str; 3] = ["eks.amazonaws.com/", "iam.gke.io/", "azure.workload.identity/"];
+    let counts = |name: &str| CLOUDS.iter().any(|cloud| name.starts_with(cloud));
+    let counted: Vec<String> = annotations.into_iter().filter(|(n, _)| counts(n)).map(|(n, v)| format!("{n}={v}")).collect();
+    counted.join("\n")
+}
 
 /// One object that somebody refers to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -101,6 +111,11 @@ impl Refs {
         }
     }
 
+    /// Whether `user` has read `object`.
+    pub fn refers(&self, user: &ConnectionKey, object: &RefObject) -> bool {
+        self.lock().get(object).is_some_and(|watched| watched.users.contains_key(user))
+    }
+
     /// `user` refers to nothing any more.
     pub fn forget(&self, user: &ConnectionKey) {
         self.lock().retain(|_, watched| {
@@ -152,7 +167,7 @@ async fn watch(refs: std::sync::Weak<Refs>, place: Arc<Stream>, object: RefObjec
         RefKind::ConfigMap => {
             follow(refs, Api::<PartialObjectMeta<ConfigMap>>::namespaced(client, &object.namespace), object).await
         }
-        RefKind::ServiceAccount => {
+        RefKind::ServiceAccount | RefKind::Identity => {
             follow(refs, Api::<PartialObjectMeta<ServiceAccount>>::namespaced(client, &object.namespace), object).await
         }
     }
@@ -178,6 +193,7 @@ where
     let version = |meta: ObjectMeta| match object.kind {
         RefKind::Secret | RefKind::ConfigMap => meta.resource_version,
         RefKind::ServiceAccount => Some(THERE.to_owned()),
+        RefKind::Identity => Some(identity_version(meta.annotations.unwrap_or_default())),
     };
     let (mut listed, mut failures) = (None, 0);
     while let Some(event) = events.next().await {

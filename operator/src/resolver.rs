@@ -1,5 +1,6 @@
 //! The one door to what a store refers to: it knows the tenant, refuses to leave its namespace, and remembers what was read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use lockstep_crds::external_secret::StoreKind;
 use lockstep_crds::meta::{CaProvider, CaProviderType, SecretKeySelector, ServiceAccountSelector};
-use lockstep_providers::{Error, OwnCluster, Resolver, Result, SecretBytes};
+use lockstep_providers::{Caller, Error, OwnCluster, Resolver, Result, SecretBytes};
 use serde_json::Value;
 
 use crate::connections::ConnectionKey;
 use crate::metrics::Metrics;
-use crate::refs::{RefKind, RefObject, Refs, THERE};
+use crate::refs::{RefKind, RefObject, Refs, THERE, identity_version};
 
 /// The namespace that a store's reference is read in: its own for a SecretStore, the one it names for a cluster store, else
 /// the namespace of the ExternalSecret that uses the cluster store.
@@ -70,8 +71,8 @@ pub struct StoreResolver {
     pub own_cluster: OwnCluster,
     /// File with the pod's own token.
     pub token_file: std::path::PathBuf,
-    /// Whether the operator's rights end at the namespaces that it serves.
-    pub narrow: bool,
+    /// Whether SecretStores may be the operator: its rights end at the namespaces that it serves, or a flag says so.
+    pub shares_identity: bool,
 }
 
 impl StoreResolver {
@@ -115,6 +116,25 @@ impl Resolver for StoreResolver {
                 Err(Error::invalid(field, format!("Secret {namespace}/{name} has no key {key}; it has {there}")))
             }
         }
+    }
+
+    async fn secret_data(
+        &self,
+        field: &str,
+        selector: &SecretKeySelector,
+        label: Option<(&str, &str)>,
+    ) -> Result<BTreeMap<String, SecretBytes>> {
+        let name = selector.name.as_deref().ok_or_else(|| Error::invalid(format!("{field}.name"), "is not set"))?;
+        let namespace = namespace_of(&self.caller, &format!("{field}.namespace"), selector.namespace.as_deref())?;
+        let secret = self.secret(field, namespace, name).await?;
+        if let Some((label, value)) = label
+            && secret.labels().get(label).map(String::as_str) != Some(value)
+        {
+            let why =
+                format!("Secret {namespace}/{name} does not carry the label {label}={value}; whoever may use it must set it");
+            return Err(Error::invalid(field, why));
+        }
+        Ok(secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, SecretBytes::new(bytes.0))).collect())
     }
 
     async fn ca(&self, field: &str, provider: &CaProvider) -> Result<Vec<u8>> {
@@ -163,7 +183,10 @@ impl Resolver for StoreResolver {
         let api = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace);
         match api.create_token_request(name, &PostParams::default(), &request).await {
             Ok(answer) => {
-                self.note(RefKind::ServiceAccount, namespace, name, Some(THERE.to_owned()));
+                // One whose annotations were read is watched already.
+                if !self.refs.refers(&self.caller, &RefObject::new(RefKind::Identity, namespace, name)) {
+                    self.note(RefKind::ServiceAccount, namespace, name, Some(THERE.to_owned()));
+                }
                 let token = answer.status.and_then(|s| s.token).unwrap_or_default();
                 Ok(SecretBytes::from(token))
             }
@@ -175,15 +198,33 @@ impl Resolver for StoreResolver {
         }
     }
 
-    async fn own_token(&self, field: &str) -> Result<SecretBytes> {
-        // Whoever may write a SecretStore names the server that the token goes to: a token with rights to every Secret of the
-        // cluster is only an administrator's to send.
-        if self.caller.store.kind() == StoreKind::SecretStore && !self.narrow {
-            return Err(Error::invalid(
-                field,
-                "names no serviceAccountRef or secretRef; the operator's own token is for ClusterSecretStores only, so name one",
-            ));
+    async fn service_account_annotations(
+        &self,
+        field: &str,
+        account: &ServiceAccountSelector,
+    ) -> Result<BTreeMap<String, String>> {
+        let namespace = namespace_of(&self.caller, &format!("{field}.namespace"), account.namespace.as_deref())?;
+        let (name, what) = (account.name.as_str(), format!("ServiceAccount {namespace}/{}", account.name));
+        self.metrics.api_request("get", "serviceaccounts");
+        let found = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace).get_metadata_opt(name).await;
+        let found = found.map_err(|error| api_error(field, &what, &error))?;
+        let annotations = found.map(|found| found.metadata.annotations.unwrap_or_default());
+        self.note(RefKind::Identity, namespace, name, annotations.clone().map(identity_version));
+        annotations.ok_or_else(|| Error::invalid(field, format!("{what} does not exist; create it")))
+    }
+
+    /// Whoever may write a SecretStore would be the operator, with all that it may read, and names where its token goes.
+    fn check_own_identity(&self, field: &str) -> Result<()> {
+        if self.caller.store.kind() == StoreKind::ClusterSecretStore || self.shares_identity {
+            return Ok(());
         }
+        let why = "names no identity; the operator's own is for ClusterSecretStores only, so name one (or let every SecretStore use it: \
+                   --share-own-identity)";
+        Err(Error::invalid(field, why))
+    }
+
+    async fn own_token(&self, field: &str) -> Result<SecretBytes> {
+        self.check_own_identity(field)?;
         let read = tokio::fs::read(&self.token_file).await;
         read.map(SecretBytes::new).map_err(|error| {
             let file = self.token_file.display();
@@ -196,6 +237,15 @@ impl Resolver for StoreResolver {
 
     fn own_cluster(&self) -> OwnCluster {
         self.own_cluster.clone()
+    }
+
+    fn caller(&self) -> Caller {
+        let ConnectionKey { store, scope } = &self.caller;
+        Caller {
+            cluster_store: store.kind() == StoreKind::ClusterSecretStore,
+            store: store.name.to_string(),
+            namespace: store.namespace.as_deref().or(scope.as_deref()).map(str::to_owned),
+        }
     }
 }
 

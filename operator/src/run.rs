@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
+use lockstep_providers::egress::Egress;
+use lockstep_providers::registry::Endpoints;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +51,9 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         concurrency: usize::from(args.concurrency),
         heartbeat: args.heartbeat,
         provider_timeout: args.provider_timeout,
+        endpoints: Arc::new(Endpoints::from_variables(|name| std::env::var(name).ok())),
+        share_own_identity: args.share_own_identity,
+        egress: Arc::new(Egress { allow: args.egress_allow.clone(), only: args.egress_only.clone() }),
         token_file: args.token_file.clone(),
         limits: Limits { concurrency: args.store_concurrency.map(usize::from), per_second: args.store_rate },
         ..Options::default()

@@ -59,6 +59,19 @@ impl Error {
         Self::Unavailable { message: message.into(), everybody: true }
     }
 
+    /// The same error in other words.
+    #[cfg(feature = "vault")]
+    pub(crate) fn map_text(self, change: impl Fn(String) -> String) -> Self {
+        match self {
+            Self::NotFound(text) => Self::NotFound(change(text)),
+            Self::Denied(text) => Self::Denied(change(text)),
+            Self::Throttled { retry_after, message } => Self::Throttled { retry_after, message: change(message) },
+            Self::Invalid { field, why } => Self::Invalid { field: change(field), why: change(why) },
+            Self::Unsupported(text) => Self::Unsupported(change(text)),
+            Self::Unavailable { message, everybody } => Self::Unavailable { message: change(message), everybody },
+        }
+    }
+
     /// A stable word for metric labels.
     pub const fn category(&self) -> &'static str {
         match self {

@@ -1,16 +1,19 @@
 //! The HTTP client under the providers that speak HTTP: one a connection, so that no two tenants share a socket.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use base64::Engine;
 use lockstep_crds::meta::CaProvider;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, Identity, Url};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls_platform_verifier::BuilderVerifierExt;
 use zeroize::Zeroizing;
 
+use crate::egress::{Egress, refusal};
 use crate::registry::Options;
 use crate::{Error, Resolver, Result, SecretBytes};
 
@@ -21,10 +24,12 @@ pub(crate) struct Tls {
     pub(crate) authorities: Option<Vec<Certificate>>,
     /// Client certificate.
     pub(crate) identity: Option<Identity>,
+    /// Whether the policy of what stores may reach is not asked: no tenant gave the URL.
+    pub(crate) anywhere: bool,
 }
 
 /// Parses and checks a base URL.
-pub(crate) fn base_url(field: &str, text: &str) -> Result<Url> {
+pub(crate) fn base_url(field: &str, text: &str, options: &Options) -> Result<Url> {
     let wrong = |why: &str| Error::invalid(field, format!("{why}; write for example https://vault.example.com:8200"));
     let url = Url::parse(text.trim()).map_err(|error| wrong(&format!("is no URL ({error})")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
@@ -33,6 +38,7 @@ pub(crate) fn base_url(field: &str, text: &str) -> Result<Url> {
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
         return Err(wrong("holds credentials, a query or a fragment"));
     }
+    options.egress.check_url(field, &url)?;
     Ok(url)
 }
 
@@ -93,13 +99,16 @@ pub(crate) fn client(field: &str, tls: Tls, options: &Options) -> Result<Client>
         .pool_idle_timeout(Duration::from_secs(90))
         .redirect(redirects)
         .no_proxy();
+    if !tls.anywhere {
+        builder = builder.dns_resolver(Guard(options.egress.clone()));
+    }
     match tls {
-        Tls { authorities: None, identity: None } => {
+        Tls { authorities: None, identity: None, .. } => {
             let system =
                 system_tls().map_err(|why| Error::invalid(field, format!("the system's authorities can't be read: {why}")))?;
             builder = builder.tls_backend_preconfigured(system);
         }
-        Tls { authorities, identity } => {
+        Tls { authorities, identity, .. } => {
             if let Some(authorities) = authorities {
                 builder = builder.tls_certs_only(authorities);
             }
@@ -111,6 +120,29 @@ pub(crate) fn client(field: &str, tls: Tls, options: &Options) -> Result<Client>
     builder
         .build()
         .map_err(|error| Error::invalid(field, format!("the certificates make no TLS client: {}", causes(&error, &[]))))
+}
+
+/// Resolves names with the system's resolver, and gives out only addresses that may be reached.
+struct Guard(Arc<Egress>);
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let egress = self.0.clone();
+        Box::pin(async move {
+            let mut allowed: Vec<SocketAddr> = Vec::new();
+            let mut refused = None;
+            for found in tokio::net::lookup_host((name.as_str(), 0)).await? {
+                match egress.check(name.as_str(), found.ip()) {
+                    Ok(()) => allowed.push(found),
+                    Err(why) => refused = Some(why),
+                }
+            }
+            match refused {
+                Some(why) if allowed.is_empty() => Err(why.into()),
+                _ => Ok(Box::new(allowed.into_iter()) as Addrs),
+            }
+        })
+    }
 }
 
 /// TLS with the system's authorities, which are read once: for each connection anew they would take 150 kB and milliseconds.
@@ -127,6 +159,27 @@ fn system_tls() -> std::result::Result<ClientConfig, String> {
         Ok(config)
     });
     SYSTEM.clone()
+}
+
+/// Makes sure that a port of a host can be connected to, and may be.
+pub(crate) async fn reach(field: &str, host: &str, port: u16, options: &Options) -> Result<()> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let attempt = async {
+        let unreachable = |error: std::io::Error| Error::unreachable(format!("{host}:{port} can't be reached ({error})"));
+        let mut failure = Error::unreachable(format!("{host} means no address"));
+        for found in tokio::net::lookup_host((bare, port)).await.map_err(unreachable)? {
+            failure = match options.egress.check(bare, found.ip()) {
+                Err(why) => Error::invalid(field, format!("{host} {why}")),
+                Ok(()) => match tokio::net::TcpStream::connect(found).await {
+                    Ok(_) => return Ok(()),
+                    Err(error) => unreachable(error),
+                },
+            };
+        }
+        Err(failure)
+    };
+    let late = |_| Err(Error::unreachable(format!("{host}:{port} did not answer in time")));
+    tokio::time::timeout(options.timeout, attempt).await.unwrap_or_else(late)
 }
 
 /// A token fit for a header: text, without white space around it.
@@ -159,6 +212,9 @@ pub(crate) fn causes(error: &(dyn std::error::Error + 'static), secrets: &[&str]
 /// What a request that got no answer means.
 pub(crate) fn no_answer(server: &str, error: reqwest::Error, secrets: &[&str]) -> Error {
     let error = error.without_url();
+    if let Some(refused) = refusal(&error) {
+        return Error::invalid(server, refused.to_string());
+    }
     let what = if error.is_timeout() { "did not answer in time" } else { "could not be reached" };
     Error::unreachable(format!("{server} {what} ({})", causes(&error, secrets)))
 }
@@ -167,12 +223,22 @@ pub(crate) fn no_answer(server: &str, error: reqwest::Error, secrets: &[&str]) -
 const MAX_ANSWER: usize = 8 << 20;
 
 /// The body of an answer, up to a limit.
-pub(crate) async fn body(mut response: reqwest::Response, server: &str, secrets: &[&str]) -> Result<Zeroizing<Vec<u8>>> {
-    let expected = response.content_length().unwrap_or(512).min(MAX_ANSWER as u64) as usize;
+pub(crate) async fn body(response: reqwest::Response, server: &str, secrets: &[&str]) -> Result<Zeroizing<Vec<u8>>> {
+    body_up_to(MAX_ANSWER, response, server, secrets).await
+}
+
+/// The body of an answer, up to a limit of its own.
+pub(crate) async fn body_up_to(
+    limit: usize,
+    mut response: reqwest::Response,
+    server: &str,
+    secrets: &[&str],
+) -> Result<Zeroizing<Vec<u8>>> {
+    let expected = response.content_length().unwrap_or(512).min(limit as u64) as usize;
     let mut body = Zeroizing::new(Vec::with_capacity(expected));
     while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(server, error, secrets))? {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(Error::invalid("remoteRef.key", format!("the answer of {server} is longer than {MAX_ANSWER} bytes")));
+        if body.len() + chunk.len() > limit {
+            return Err(Error::invalid("remoteRef.key", format!("the answer of {server} is longer than {limit} bytes")));
         }
         body.extend_from_slice(&chunk);
     }

@@ -9,23 +9,44 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+#[cfg(feature = "aws")]
+mod aws;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod egress;
 pub mod error;
 #[cfg(feature = "fake")]
 mod fake;
-#[cfg(any(feature = "vault", feature = "kubernetes"))]
+mod find;
+#[cfg(feature = "http")]
+#[cfg_attr(
+    not(all(feature = "aws", feature = "kubernetes", feature = "vault", feature = "webhook")),
+    allow(dead_code, reason = "shared by providers that this build may lack")
+)]
 mod http;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
+#[cfg_attr(
+    not(all(feature = "aws", feature = "kubernetes", feature = "vault", feature = "webhook")),
+    allow(dead_code, reason = "shared by providers that this build may lack")
+)]
+mod push;
 pub mod registry;
 pub mod resolver;
+#[cfg_attr(
+    not(all(feature = "aws", feature = "kubernetes", feature = "vault", feature = "webhook")),
+    allow(dead_code, reason = "shared by providers that this build may lack")
+)]
 mod secret_bytes;
 #[cfg(feature = "vault")]
 mod vault;
+#[cfg(feature = "webhook")]
+mod webhook;
 
 pub use error::{Error, Result};
-pub use resolver::{OwnCluster, Resolver};
+pub use find::{Find, Found};
+pub use push::{Deleted, MANAGED_BY, Push, Pushed, Source, Target};
+pub use resolver::{Caller, OwnCluster, Resolver};
 pub use secret_bytes::SecretBytes;
 
 /// One read of one remote secret.
@@ -37,6 +58,10 @@ pub struct Want {
     pub version: Option<String>,
     /// The provider's metadata as a JSON object instead of the value.
     pub metadata: bool,
+    /// The property, for a provider whose capabilities say that it takes it.
+    pub property: Option<String>,
+    /// The namespace of who asks, likewise.
+    pub namespace: Option<String>,
     /// The version last seen, as [`Fetched::Value`] gave it: lets a provider answer [`Fetched::Unchanged`].
     pub seen: Option<Arc<str>>,
 }
@@ -44,7 +69,7 @@ pub struct Want {
 impl Want {
     /// The latest value of a remote secret.
     pub fn latest(key: impl Into<String>) -> Self {
-        Self { key: key.into(), version: None, metadata: false, seen: None }
+        Self { key: key.into(), version: None, metadata: false, property: None, namespace: None, seen: None }
     }
 }
 
@@ -63,16 +88,18 @@ pub enum Fetched {
 }
 
 /// A remote secret's value.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
     /// Bytes: text, JSON or binary.
     Bytes(SecretBytes),
+    /// What [`Want::property`] asked for: no path goes into it any more.
+    Property(SecretBytes),
     /// Named values that may be binary, such as a Secret's data.
     Fields(BTreeMap<String, SecretBytes>),
 }
 
 /// Runs reads side by side, at most `limit` at once; the answers keep their order.
-#[cfg(any(feature = "vault", feature = "kubernetes"))]
+#[cfg(feature = "http")]
 async fn in_order<F: Future>(reads: Vec<F>, limit: usize) -> Vec<F::Output> {
     use futures::StreamExt;
     futures::stream::iter(reads).buffered(limit).collect().await
@@ -96,6 +123,8 @@ pub struct Capabilities {
     pub batch: usize,
     /// How many calls may run at once.
     pub concurrency: usize,
+    /// Whether [`Want::property`] and [`Want::namespace`] mean something to it.
+    pub takes_property: bool,
 }
 
 /// What `status.capabilities` of a store says.
@@ -131,6 +160,30 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// [`Error::NotFound`] only when the provider said with authority that nothing is there.
     async fn get(&self, wants: &[Want]) -> Vec<Result<Fetched>>;
+
+    /// Looks for remote secrets.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the provider can't search that way. Nothing found is an empty answer.
+    async fn find(&self, _query: &Find) -> Result<Vec<Found>> {
+        Err(Error::Unsupported("dataFrom.find: this provider can't search".into()))
+    }
+
+    /// Makes a remote secret have a value, with at most one new version of it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a remote secret that is there and does not carry [`MANAGED_BY`]: it is left alone.
+    async fn push(&self, _push: &Push) -> Result<Pushed> {
+        Err(Error::Unsupported("this provider can't be pushed to".into()))
+    }
+
+    /// Deletes a remote secret, or one property of it and the whole with the last one.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being deleted; that it is gone already, or not ours to delete, is an answer.
+    async fn delete(&self, _target: &Target) -> Result<Deleted> {
+        Err(Error::Unsupported("this provider can't be pushed to, so nothing is deleted".into()))
+    }
 
     /// Ends the connection: logins that it made are revoked. Errors are logged, not returned.
     async fn close(&self) {}

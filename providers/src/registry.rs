@@ -8,6 +8,7 @@ use lockstep_crds::store::Provider as Spec;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::egress::Egress;
 use crate::{Error, Provider, Resolver, Result};
 
 /// What holds for every connection of a store.
@@ -15,16 +16,43 @@ use crate::{Error, Provider, Resolver, Result};
 pub struct Options {
     /// How long one request to the provider may take.
     pub timeout: Duration,
+    /// Where clouds' services are, by their names in AWS's endpoints, for those that are not where their region says.
+    pub endpoints: Arc<Endpoints>,
+    /// Where connections may go.
+    pub egress: Arc<Egress>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(10) }
+        Self { timeout: Duration::from_secs(10), endpoints: Arc::default(), egress: Arc::default() }
+    }
+}
+
+/// URLs of services that are not where their region says: private endpoints, and emulators.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints(pub BTreeMap<String, String>);
+
+impl Endpoints {
+    /// The URL of a service.
+    pub fn get(&self, service: &str) -> Option<String> {
+        self.0.get(service).cloned()
+    }
+
+    /// From the variables that AWS's tools read (`AWS_ENDPOINT_URL_SSM`, `AWS_ENDPOINT_URL`) and those of other operators of
+    /// this API (`AWS_SSM_ENDPOINT`), which go first. `variable` reads one of them.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let services = [("secretsmanager", "SECRETS_MANAGER", "SECRETSMANAGER"), ("ssm", "SSM", "SSM"), ("sts", "STS", "STS")];
+        let url = |(name, sdk, other): (&str, &str, &str)| {
+            let names = [format!("AWS_{other}_ENDPOINT"), format!("AWS_ENDPOINT_URL_{sdk}"), "AWS_ENDPOINT_URL".to_owned()];
+            let found = names.iter().find_map(|name| variable(name).filter(|url| !url.is_empty()))?;
+            Some((name.to_owned(), found))
+        };
+        Self(services.into_iter().filter_map(url).collect())
     }
 }
 
 macro_rules! registry {
-    ($($feature:literal $name:literal => $module:ident),+ $(,)?) => {
+    ($($feature:literal $name:literal => $($module:ident)::+),+ $(,)?) => {
         /// Names of the providers that this build knows, as they stand under `spec.provider`.
         pub const KNOWN: &[&str] = &[$(#[cfg(feature = $feature)] $name),+];
 
@@ -37,7 +65,7 @@ macro_rules! registry {
             let (name, value) = the_one(&spec.0)?;
             match name {
                 $(#[cfg(feature = $feature)]
-                $name => Ok(Arc::new(crate::$module::connect(parse(name, value)?, resolver, options).await?)),)+
+                $name => Ok(Arc::new(crate::$($module::)+connect(parse(name, value)?, resolver, options).await?)),)+
                 unknown => Err(Error::Unsupported(format!(
                     "spec.provider.{unknown} is no provider of this build; known: {}", KNOWN.join(", ")
                 ))),
@@ -47,9 +75,12 @@ macro_rules! registry {
 }
 
 registry! {
+    "aws" "aws" => aws,
     "fake" "fake" => fake,
     "kubernetes" "kubernetes" => kubernetes,
+    "vault" "openbao" => vault::openbao,
     "vault" "vault" => vault,
+    "webhook" "webhook" => webhook,
 }
 
 /// The provider's name under `spec.provider`.
@@ -86,41 +117,10 @@ pub fn without_quotes(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resolver::Fixed;
 
     fn spec(json: Value) -> Spec {
         serde_json::from_value(json).expect("a map")
-    }
-
-    struct Nothing;
-
-    #[async_trait::async_trait]
-    impl Resolver for Nothing {
-        async fn secret_key(
-            &self,
-            field: &str,
-            _: &lockstep_crds::meta::SecretKeySelector,
-            _: Option<&str>,
-        ) -> Result<crate::SecretBytes> {
-            Err(Error::invalid(field, "nothing here"))
-        }
-        async fn ca(&self, field: &str, _: &lockstep_crds::meta::CaProvider) -> Result<Vec<u8>> {
-            Err(Error::invalid(field, "nothing here"))
-        }
-        async fn service_account_token(
-            &self,
-            field: &str,
-            _: &lockstep_crds::meta::ServiceAccountSelector,
-            _: &[String],
-            _: Duration,
-        ) -> Result<crate::SecretBytes> {
-            Err(Error::invalid(field, "nothing here"))
-        }
-        async fn own_token(&self, field: &str) -> Result<crate::SecretBytes> {
-            Err(Error::invalid(field, "nothing here"))
-        }
-        fn own_cluster(&self) -> crate::OwnCluster {
-            crate::OwnCluster::default()
-        }
     }
 
     #[tokio::test]
@@ -128,12 +128,19 @@ mod tests {
         for (json, needle) in [
             (serde_json::json!({}), "names no provider"),
             (serde_json::json!({"fake": {"data": []}, "vault": {}}), "names fake and vault"),
-            (serde_json::json!({"acme": {}}), "spec.provider.acme is no provider of this build; known: fake, kubernetes, vault"),
+            (
+                serde_json::json!({"acme": {}}),
+                "spec.provider.acme is no provider of this build; known: aws, fake, kubernetes, openbao, vault, webhook",
+            ),
             (serde_json::json!({"vault": {}}), "missing field `server`"),
             (serde_json::json!({"fake": {"data": [{"key": "a", "value": ["canary"]}]}}), "spec.provider.fake: invalid type"),
             (serde_json::json!({"fake": {"data": "canary"}}), "expected a sequence"),
         ] {
-            let error = connect(&spec(json), Arc::new(Nothing), &Options::default()).await.err().expect("an error").to_string();
+            let error = connect(&spec(json), Arc::new(Fixed(String::new())), &Options::default())
+                .await
+                .err()
+                .expect("an error")
+                .to_string();
             assert!(error.contains(needle), "{error}");
             assert!(!error.contains("canary"), "{error}");
         }

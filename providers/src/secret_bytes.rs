@@ -1,4 +1,5 @@
-use zeroize::Zeroizing;
+use serde_json::Value;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes of a secret: zeroized on drop, without `Display` or `Serialize`, and `Debug` shows only the length.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -46,6 +47,24 @@ impl From<&str> for SecretBytes {
 impl std::fmt::Debug for SecretBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SecretBytes({} bytes)", self.0.len())
+    }
+}
+
+/// JSON that holds credentials or values: its texts are wiped when it goes.
+pub(crate) struct WipedJson(pub(crate) Value);
+
+impl Drop for WipedJson {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(fields) => fields.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

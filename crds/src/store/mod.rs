@@ -25,17 +25,27 @@ macro_rules! providers {
         #[expect(dead_code, reason = "the schema is all that is wanted of it")]
         struct ProviderSchema {
             $($(#[$doc])* $module: Option<$module::$spec>,)+
+            /// OpenBao: the fields are Vault's.
+            openbao: Option<vault::VaultProvider>,
         }
     };
 }
 
 providers! {
+    /// AWS Secrets Manager, or Parameter Store of Systems Manager.
+    aws: AwsProvider,
+    /// Azure Key Vault.
+    azurekv: AzureProvider,
     /// Values that stand in the spec: for demos and tests.
     fake: FakeProvider,
+    /// Google Cloud Secret Manager.
+    gcpsm: GcpProvider,
     /// Secrets of another namespace or cluster.
     kubernetes: KubernetesProvider,
     /// HashiCorp Vault's KV engine, or OpenBao's.
     vault: VaultProvider,
+    /// Any HTTP API.
+    webhook: WebhookProvider,
 }
 
 /// `spec.provider`: one key, the provider's name, with that provider's spec.

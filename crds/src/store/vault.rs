@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::aws::{AwsJwt, AwsKeys};
+use super::gcpsm::{GcpKey, GcpWorkloadIdentity};
 use crate::meta::{CaProvider, SecretKeySelector, ServiceAccountSelector, bytes};
 
 /// HashiCorp Vault's KV engine, or OpenBao's.
@@ -266,34 +268,10 @@ pub struct VaultIamAuth {
     pub vault_aws_iam_server_id: Option<String>,
     /// Access keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_ref: Option<VaultIamKeys>,
+    pub secret_ref: Option<AwsKeys>,
     /// A service account's web identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub jwt: Option<VaultIamJwt>,
-}
-
-/// Access keys.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct VaultIamKeys {
-    /// Where the access key id lies.
-    #[serde(default, rename = "accessKeyIDSecretRef", skip_serializing_if = "Option::is_none")]
-    pub access_key_id_secret_ref: Option<SecretKeySelector>,
-    /// Where the secret access key lies.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_access_key_secret_ref: Option<SecretKeySelector>,
-    /// Where the session token lies.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session_token_secret_ref: Option<SecretKeySelector>,
-}
-
-/// A service account's web identity.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct VaultIamJwt {
-    /// The service account.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service_account_ref: Option<ServiceAccountSelector>,
+    pub jwt: Option<AwsJwt>,
 }
 
 /// The Google Cloud method.
@@ -313,37 +291,11 @@ pub struct VaultGcpAuth {
     pub location: Option<String>,
     /// A service account's key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_ref: Option<VaultGcpKey>,
+    pub secret_ref: Option<GcpKey>,
     /// A Kubernetes service account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account_ref: Option<ServiceAccountSelector>,
     /// Workload identity of a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workload_identity: Option<VaultGcpWorkloadIdentity>,
-}
-
-/// A service account's key.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct VaultGcpKey {
-    /// Where the JSON key lies.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_access_key_secret_ref: Option<SecretKeySelector>,
-}
-
-/// Workload identity of a cluster.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct VaultGcpWorkloadIdentity {
-    /// The service account.
-    pub service_account_ref: ServiceAccountSelector,
-    /// The cluster's location.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster_location: Option<String>,
-    /// The cluster's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster_name: Option<String>,
-    /// The cluster's project.
-    #[serde(default, rename = "clusterProjectID", skip_serializing_if = "Option::is_none")]
-    pub cluster_project_id: Option<String>,
+    pub workload_identity: Option<GcpWorkloadIdentity>,
 }

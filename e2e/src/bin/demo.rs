@@ -135,7 +135,7 @@ async fn set_up(args: &Args) -> Result<Stage, String> {
     }
     let made_crds = install_crds(&binary, &kubeconfig, &client).await?;
     harness::create_namespace(&client, NAMESPACE).await;
-    let options = OperatorOptions { args: operator_args(own), name: "demo".into() };
+    let options = OperatorOptions { args: operator_args(own), name: "demo".into(), ..OperatorOptions::default() };
     let operator = Operator::start(&binary, &kubeconfig, folder.path(), &options);
     operator.wait_working();
     note(&format!("operator   pid {}, metrics on http://127.0.0.1:{}/metrics", operator.process.pid, operator.metrics_port));

@@ -125,7 +125,7 @@ impl Bench {
         if !more.contains(&"--shards") && !more.contains(&"--leader-elect") {
             args.push("--leader-elect=false".into());
         }
-        self.harness.operator(&OperatorOptions { args, name: format!("scale-{name}") })
+        self.harness.operator(&OperatorOptions { args, name: format!("scale-{name}"), ..OperatorOptions::default() })
     }
 
     /// Watches the operator's Secrets.

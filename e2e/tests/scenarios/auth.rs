@@ -152,7 +152,7 @@ async fn kubernetes_auth_takes_a_service_account_a_token_in_a_secret_or_the_pods
     case.external_secret("by-pod", json!({"secretStoreRef": store, "data": [case.data("p", "app", "p")]})).await;
     case.secret_is("by-pod", &[("p", "CANARY-p")]).await;
     case.apply_store("thief", case.vault_at(&vault.url, base(json!({})))).await;
-    case.store_is("thief", "False", "InvalidProviderConfig", "the operator's own token is for ClusterSecretStores only").await;
+    case.store_is("thief", "False", "InvalidProviderConfig", "the operator's own is for ClusterSecretStores only").await;
     case.delete_cluster_store(&case.name).await;
 }
 

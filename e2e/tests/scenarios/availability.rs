@@ -91,7 +91,7 @@ async fn a_crash_between_the_two_writes_of_a_sync_converges() {
     // Its second write is refused, so that it is killed between the two for certain.
     let path = kubeconfig_without_status(&case).await;
     let args = ["--controller-class", &case.name, "--leader-elect=false"].map(str::to_owned).to_vec();
-    let options = OperatorOptions { args, name: format!("{}-half", case.name) };
+    let options = OperatorOptions { args, name: format!("{}-half", case.name), ..OperatorOptions::default() };
     let half = Operator::start(&case.harness.binary, &path, case.harness.folder.path(), &options);
     case.secret_is("app", &[("p", "CANARY-p")]).await;
     half.process.signal("KILL");

@@ -56,12 +56,18 @@ impl Case {
 
     /// Starts an operator for this case's class.
     pub fn own_operator(&self, replica: &str, more: &[&str]) -> Operator {
+        self.own_operator_with(replica, more, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn own_operator_with(&self, replica: &str, more: &[&str], env: &[(&str, &str)]) -> Operator {
         let mut args = vec!["--controller-class", self.class.as_deref().unwrap(), "--log-level", "trace"];
         let lease = format!("lease-{}", self.name);
         args.extend(["--lease-name", &lease]);
         args.extend(more);
         let args = args.into_iter().map(str::to_owned).collect();
-        self.harness.operator(&OperatorOptions { args, name: format!("{}-{replica}", self.name) })
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        self.harness.operator(&OperatorOptions { args, name: format!("{}-{replica}", self.name), env })
     }
 
     /// Starts an operator that reaches the API server through a proxy, with these arguments.
@@ -71,7 +77,11 @@ impl Case {
         let text = std::fs::read_to_string(self.harness.folder.path().join("operator.kubeconfig")).unwrap();
         let path = self.harness.folder.path().join(format!("{}.kubeconfig", self.name));
         std::fs::write(&path, text.replace(url.as_str(), &format!("https://{}", proxy.address))).unwrap();
-        let options = OperatorOptions { args: args.iter().map(|a| (*a).to_owned()).collect(), name: self.name.clone() };
+        let options = OperatorOptions {
+            args: args.iter().map(|a| (*a).to_owned()).collect(),
+            name: self.name.clone(),
+            ..OperatorOptions::default()
+        };
         (Operator::start(&self.harness.binary, &path, self.harness.folder.path(), &options), proxy)
     }
 

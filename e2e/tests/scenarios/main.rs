@@ -7,6 +7,7 @@
 
 mod auth;
 mod availability;
+mod aws;
 mod bad_input;
 mod case;
 mod crds;
@@ -17,3 +18,4 @@ mod providers;
 mod shards;
 mod stores;
 mod sync;
+mod webhook;

@@ -36,6 +36,7 @@ pub fn single(payload: &Payload, remote: &RemoteRef) -> Result<SecretBytes, Valu
 pub fn extract(payload: &Payload, remote: &RemoteRef) -> Result<BTreeMap<String, SecretBytes>, ValueError> {
     let fields = match (payload, remote.property.as_deref().filter(|p| !p.is_empty())) {
         (Payload::Fields(fields), None) => fields.clone(),
+        (Payload::Property(bytes), _) => object(bytes, "the value")?,
         (_, Some(property)) => object(&self::property(payload, property)?, &format!("property {property}"))?,
         (Payload::Bytes(bytes), None) => object(bytes, "the value")?,
     };
@@ -58,7 +59,7 @@ pub fn extract(payload: &Payload, remote: &RemoteRef) -> Result<BTreeMap<String,
 /// The payload as one value.
 fn whole(payload: &Payload) -> Result<SecretBytes, ValueError> {
     match payload {
-        Payload::Bytes(bytes) => Ok(bytes.clone()),
+        Payload::Bytes(bytes) | Payload::Property(bytes) => Ok(bytes.clone()),
         Payload::Fields(fields) => json_of(fields),
     }
 }
@@ -75,17 +76,20 @@ fn json_of(fields: &BTreeMap<String, SecretBytes>) -> Result<SecretBytes, ValueE
     Ok(SecretBytes::new(json))
 }
 
-/// A property: the literal key of that name where there is one, else a gjson path.
+/// A property: the literal key of that name where there is one, else a gjson path; of fields, it begins with a field's name.
 fn property(payload: &Payload, property: &str) -> Result<SecretBytes, ValueError> {
     let json = match payload {
-        Payload::Fields(fields) => match fields.get(property) {
-            Some(bytes) => return Ok(bytes.clone()),
-            None => json_of(fields)?,
+        Payload::Fields(fields) => match (fields.get(property), property.split_once('.')) {
+            (Some(bytes), _) => return Ok(bytes.clone()),
+            (None, Some((field, rest))) if fields.get(field).is_some_and(|f| json_text(f).is_some()) => {
+                return self::property(&Payload::Bytes(fields[field].clone()), rest);
+            }
+            (None, _) => json_of(fields)?,
         },
+        Payload::Property(bytes) => return Ok(bytes.clone()),
         Payload::Bytes(bytes) => bytes.clone(),
     };
-    let text = json.as_text().filter(|text| serde_json::from_str::<&RawValue>(text).is_ok());
-    let text = text.ok_or_else(|| {
+    let text = json_text(&json).ok_or_else(|| {
         ValueError::Unusable(format!(
             "property {property} is asked of a value that is not JSON; leave property out to take it whole"
         ))
@@ -98,6 +102,10 @@ fn property(payload: &Payload, property: &str) -> Result<SecretBytes, ValueError
             Err(error) => Err(ValueError::Unusable(format!("property {property}: {error}"))),
         },
     }
+}
+
+fn json_text(bytes: &SecretBytes) -> Option<&str> {
+    bytes.as_text().filter(|text| serde_json::from_str::<&RawValue>(text).is_ok())
 }
 
 fn literal<'a>(text: &'a str, property: &str) -> Option<&'a RawValue> {
@@ -264,9 +272,11 @@ mod tests {
         let fields = Payload::Fields(BTreeMap::from([
             ("bin".to_owned(), SecretBytes::new(vec![0xff, 0])),
             ("txt".to_owned(), SecretBytes::from("t")),
+            ("json".to_owned(), SecretBytes::from(r#"{"a": {"b": "deep"}}"#)),
         ]));
         assert_eq!(single(&fields, &remote("bin")).unwrap().expose(), [0xff, 0]);
+        assert_eq!(single(&fields, &remote("json.a.b")).unwrap().expose(), b"deep");
         assert!(single(&fields, &remote("")).is_err());
-        assert_eq!(extract(&fields, &remote("")).unwrap().len(), 2);
+        assert_eq!(extract(&fields, &remote("")).unwrap().len(), 3);
     }
 }

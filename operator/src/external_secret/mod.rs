@@ -351,10 +351,14 @@ async fn fetch(
         by_store.entry(&source.store).or_default().push(i);
     }
     let reads = by_store.into_iter().map(|(store, indices)| async move {
-        let wants: Vec<Want> = indices.iter().map(|&i| want(&sources[i], known.get(i).cloned().flatten())).collect();
         let read = async {
             match ctx.connect(store, &key.namespace).await {
-                Ok(reader) => reader.read(&wants, asking).await,
+                Ok(reader) => {
+                    let taker = reader.takes_property().then_some(&key.namespace);
+                    let seen = |i: usize| known.get(i).cloned().flatten();
+                    let wants: Vec<Want> = indices.iter().map(|&i| want(&sources[i], seen(i), taker)).collect();
+                    reader.read(&wants, asking).await
+                }
                 Err(error) => vec![Err(error); indices.len()],
             }
         };
@@ -367,11 +371,14 @@ async fn fetch(
     all.into_iter().map(|(_, answer)| answer).collect()
 }
 
-fn want(source: &Source<'_>, seen: Option<Arc<str>>) -> Want {
+/// `taker` is the namespace that asks, for a provider that takes property and namespace.
+fn want(source: &Source<'_>, seen: Option<Arc<str>>, taker: Option<&Arc<str>>) -> Want {
     Want {
         key: source.remote.key.clone(),
         version: source.remote.version.clone().filter(|v| !v.is_empty()),
         metadata: source.remote.metadata_policy == Some(MetadataPolicy::Fetch),
+        property: taker.and(source.remote.property.clone()).filter(|p| !p.is_empty()),
+        namespace: taker.map(|namespace| namespace.to_string()),
         seen,
     }
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::http;
+use crate::registry::Options;
 use crate::{Error, Result, SecretBytes};
 
 /// The current context of a kubeconfig.
@@ -69,7 +70,7 @@ struct User {
 ///
 /// # Errors
 /// [`Error::Invalid`] when it is none, or names a program, a file or a proxy: they would run, or be read, as the operator.
-pub(super) fn parse(field: &str, text: &SecretBytes) -> Result<Config> {
+pub(super) fn parse(field: &str, text: &SecretBytes, options: &Options) -> Result<Config> {
     let invalid = |why: &str| Error::invalid(field, why);
     let text = text.as_text().ok_or_else(|| invalid("is no kubeconfig: not text"))?;
     // The parser's own message would quote the file.
@@ -118,7 +119,7 @@ pub(super) fn parse(field: &str, text: &SecretBytes) -> Result<Config> {
     if identity.is_none() && token.is_none() {
         return Err(invalid("its user has neither a token nor a client certificate"));
     }
-    Ok(Config { server: http::base_url(field, &cluster.server)?, authorities, identity, token })
+    Ok(Config { server: http::base_url(field, &cluster.server, options)?, authorities, identity, token })
 }
 
 fn pick<T>(all: Vec<Named<T>>, name: &str) -> Option<T> {
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_token_inline_is_taken() {
-        let config = parse("f", &kubeconfig("", "token: abc")).expect("a config");
+        let config = parse("f", &kubeconfig("", "token: abc"), &Options::default()).expect("a config");
         assert_eq!(config.token.expect("a token").as_str(), "abc");
     }
 
@@ -154,10 +155,10 @@ mod tests {
             (", insecure-skip-tls-verify: true", "token: a", "insecure-skip-tls-verify"),
             ("", "{}", "no kubeconfig"),
         ] {
-            let error = parse("f", &kubeconfig(cluster, user)).err().expect(needle).to_string();
+            let error = parse("f", &kubeconfig(cluster, user), &Options::default()).err().expect(needle).to_string();
             assert!(error.contains(needle), "{error}");
         }
-        let error = parse("f", &SecretBytes::from("canary: [")).err().expect("no YAML").to_string();
+        let error = parse("f", &SecretBytes::from("canary: ["), &Options::default()).err().expect("no YAML").to_string();
         assert!(!error.contains("canary"), "{error}");
     }
 }

@@ -62,9 +62,15 @@ impl VaultClient {
         Ok(Self { http, server, headers, namespace, index: read_your_writes.then(|| Mutex::new(None)) })
     }
 
-    /// Reads a path as the holder of `token`.
-    pub(super) async fn get(&self, path: &Path, token: &str) -> Result<Zeroizing<Vec<u8>>> {
-        self.send(Method::GET, path, Some(token), self.namespace.as_deref(), None).await
+    /// Sends a request for the engine as the holder of `token`.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &Path,
+        token: &str,
+        body: Option<&Value>,
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        self.send(method, path, Some(token), self.namespace.as_deref(), body).await
     }
 
     /// Sends a request; `body` may hold credentials, which no message repeats.
@@ -76,7 +82,7 @@ impl VaultClient {
         namespace: Option<&str>,
         body: Option<&Value>,
     ) -> Result<Zeroizing<Vec<u8>>> {
-        let mut request = self.http.request(method, path.url(&self.server)).headers(self.headers.clone());
+        let mut request = self.http.request(method.clone(), path.url(&self.server)).headers(self.headers.clone());
         if let Some(token) = token {
             let mut value = HeaderValue::from_str(token)
                 .map_err(|_| Error::invalid(format!("{FIELD}.auth"), "the token holds characters that no token has"))?;
@@ -110,7 +116,7 @@ impl VaultClient {
         if status.is_success() {
             return Ok(answer);
         }
-        Err(failure(&server, path, status, wait, &answer, &secrets))
+        Err(failure(&server, &method, path, status, wait, &answer, &secrets))
     }
 
     fn forget_index(&self) {
@@ -126,12 +132,19 @@ impl VaultClient {
 
 /// Everything that we sent and that an answer must not make us repeat.
 fn secrets_of(token: Option<&str>, body: Option<&Value>) -> Vec<Zeroizing<String>> {
+    let mut texts: Vec<&str> = token.into_iter().collect();
     let sent = body.and_then(Value::as_object).into_iter().flatten();
-    sent.filter(|(name, _)| *name != "role")
-        .filter_map(|(_, value)| value.as_str())
-        .chain(token)
-        .map(|s| Zeroizing::new(s.to_owned()))
-        .collect()
+    sent.filter(|(name, _)| *name != "role").for_each(|(_, value)| texts_of(value, &mut texts));
+    texts.into_iter().map(|s| Zeroizing::new(s.to_owned())).collect()
+}
+
+fn texts_of<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => texts.push(text),
+        Value::Array(items) => items.iter().for_each(|item| texts_of(item, texts)),
+        Value::Object(fields) => fields.values().for_each(|field| texts_of(field, texts)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 pub(super) fn check_namespace(field: &str, namespace: &str) -> Result<()> {
@@ -148,9 +161,20 @@ fn is_nothing(answer: &Errors) -> bool {
     no_errors || answer.data.as_ref().is_some_and(|d| d.get("metadata").is_some_and(Value::is_object))
 }
 
+/// What a Vault policy calls the right to make a request.
+fn right(method: &Method, path: &Path) -> &'static str {
+    match *method {
+        Method::POST => "create and update",
+        Method::DELETE => "delete",
+        _ if path.query.as_ref().is_some_and(|(name, _)| *name == "list") => "list",
+        _ => "read",
+    }
+}
+
 /// Maps an HTTP status to the taxonomy. A 404 counts as "nothing there" only when it is Vault that says so.
 fn failure(
     server: &str,
+    method: &Method,
     path: &Path,
     status: StatusCode,
     wait: Option<std::time::Duration>,
@@ -185,11 +209,15 @@ fn failure(
             format!("Vault has no engine for {path} ({said}); name the engine's mount path in {FIELD}.path"),
         ),
         (403 | 401, _) => Error::Denied(format!(
-            "Vault refuses {path} ({said}); its policies must allow read there, and the credentials must be valid"
+            "Vault refuses {path} ({said}); its policies must allow {} there, and the credentials must be valid",
+            right(method, path)
         )),
         (300..=399, _) => Error::unavailable(format!(
             "{server} redirects {path} to another host (code {code}), which is not followed with a token; name that host in {FIELD}.server"
         )),
+        (400, _) if words.contains("check-and-set parameter did not match") => {
+            Error::unavailable(format!("somebody else wrote {path} at the same time ({said}); it is tried again"))
+        }
         (400, _) if words.contains("Upgrading") => Error::unavailable(format!("{server} answered {path} with {said}")),
         (400, Some(_)) => Error::Denied(format!("Vault does not take the request to {path} ({said})")),
         (429, _) => Error::Throttled { retry_after: wait, message: format!("{server} ({said})") },
@@ -204,7 +232,15 @@ mod tests {
 
     fn answer(code: u16, body: &str) -> Error {
         let path = Path { mount: "kv".into(), segments: vec!["data".into(), "app".into()], query: None };
-        failure("https://vault", &path, StatusCode::from_u16(code).expect("a code"), None, body.as_bytes(), &["hvs.canary"])
+        failure(
+            "https://vault",
+            &Method::GET,
+            &path,
+            StatusCode::from_u16(code).expect("a code"),
+            None,
+            body.as_bytes(),
+            &["hvs.canary"],
+        )
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Keys to paths, answers to values: the KV engine's two versions, without IO.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::FIELD;
-use crate::{Error, Fetched, Payload, Result, SecretBytes, Want};
+use crate::{Error, Fetched, MANAGED_BY, Payload, Result, SecretBytes, Want};
 
 /// A path under `/v1/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,20 +65,11 @@ pub(super) fn check_segments(field: &str, path: &str) -> Result<()> {
 /// The path of a want. The key may begin with the mount, and after it with `data/` (KV v2), or with neither; a store
 /// without `path` takes the key's first segment as the mount.
 pub(super) fn path(mount: Option<&str>, version: KvVersion, want: &Want) -> Result<Path> {
-    let key = want.key.trim_matches('/');
-    check_segments("remoteRef.key", key)?;
-    let (mount, rest) = match mount {
-        Some(mount) => (mount, key.strip_prefix(mount).and_then(|r| r.strip_prefix('/')).unwrap_or(key)),
-        None => key.split_once('/').ok_or_else(|| {
-            Error::invalid("remoteRef.key", format!("has no mount path, and the store's {FIELD}.path is not set"))
-        })?,
-    };
-    let (prefix, rest) = match (version, want.metadata) {
+    let place = place("remoteRef.key", mount, version, &want.key)?;
+    let kind = match (version, want.metadata) {
         (KvVersion::V1, true) => return Err(Error::Unsupported("metadataPolicy Fetch: KV version 1 has no metadata".into())),
-        (KvVersion::V1, false) => (None, rest),
-        (KvVersion::V2, metadata) => {
-            (Some(if metadata { "metadata" } else { "data" }), rest.strip_prefix("data/").unwrap_or(rest))
-        }
+        (_, true) => Kind::Metadata,
+        (_, false) => Kind::Data,
     };
     let query = match (&want.version, version) {
         (None, _) => None,
@@ -87,8 +79,162 @@ pub(super) fn path(mount: Option<&str>, version: KvVersion, want: &Want) -> Resu
         (Some(v), KvVersion::V2) if v.parse::<u64>().is_ok_and(|v| v > 0) => (!want.metadata).then(|| ("version", v.clone())),
         (Some(_), KvVersion::V2) => return Err(Error::invalid("remoteRef.version", "is no positive number")),
     };
-    let segments = prefix.into_iter().chain(rest.split('/')).map(str::to_owned).collect();
-    Ok(Path { mount: mount.to_owned(), segments, query })
+    Ok(Path { query, ..place.path(version, kind) })
+}
+
+/// What of a remote secret a path means. KV version 1 has data only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Data,
+    Metadata,
+}
+
+/// Where a remote secret lies, or a folder of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) mount: String,
+    /// Below the mount; empty for the mount itself.
+    pub(super) rest: String,
+}
+
+/// Takes a key apart.
+pub(super) fn place(field: &str, mount: Option<&str>, version: KvVersion, key: &str) -> Result<Place> {
+    let key = key.trim_matches('/');
+    check_segments(field, key)?;
+    let (mount, rest) = match mount {
+        Some(mount) => (mount, key.strip_prefix(mount).and_then(|r| r.strip_prefix('/')).unwrap_or(key)),
+        None => key
+            .split_once('/')
+            .ok_or_else(|| Error::invalid(field, format!("has no mount path, and the store's {FIELD}.path is not set")))?,
+    };
+    let rest = match version {
+        KvVersion::V1 => rest,
+        KvVersion::V2 => rest.strip_prefix("data/").unwrap_or(rest),
+    };
+    Ok(Place { mount: mount.to_owned(), rest: rest.to_owned() })
+}
+
+impl Place {
+    pub(super) fn path(&self, version: KvVersion, kind: Kind) -> Path {
+        let prefix = match (version, kind) {
+            (KvVersion::V1, _) => None,
+            (KvVersion::V2, Kind::Data) => Some("data"),
+            (KvVersion::V2, Kind::Metadata) => Some("metadata"),
+        };
+        let rest = self.rest.split('/').filter(|segment| !segment.is_empty());
+        let segments = prefix.into_iter().chain(rest).map(str::to_owned).collect();
+        Path { mount: self.mount.clone(), segments, query: None }
+    }
+
+    /// What lists the folder.
+    pub(super) fn listing(&self, version: KvVersion) -> Path {
+        Path { query: Some(("list", "true".into())), ..self.path(version, Kind::Metadata) }
+    }
+
+    pub(super) fn below(&self, name: &str) -> Self {
+        let rest = if self.rest.is_empty() { name.to_owned() } else { format!("{}/{name}", self.rest) };
+        Self { mount: self.mount.clone(), rest }
+    }
+
+    /// The key that means this remote secret and no other: with the mount, and after it with `data/`.
+    pub(super) fn key(&self, version: KvVersion) -> String {
+        match version {
+            KvVersion::V1 => format!("{}/{}", self.mount, self.rest),
+            KvVersion::V2 => format!("{}/data/{}", self.mount, self.rest),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    data: ListingData,
+}
+
+#[derive(Deserialize)]
+struct ListingData {
+    keys: Vec<String>,
+}
+
+/// The names in a folder; those of folders end in `/`.
+pub(super) fn listed(body: &[u8]) -> Result<Vec<String>> {
+    serde_json::from_slice::<Listing>(body).map(|l| l.data.keys).map_err(|_| not_kv("to a listing has no keys"))
+}
+
+/// A remote secret as a push and a deletion see it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Current {
+    /// Its fields; none: there is no version with data.
+    pub(super) data: Option<Map<String, Value>>,
+    /// KV version 2: the number of the last version; 0 before the first.
+    pub(super) version: u64,
+    pub(super) ours: bool,
+}
+
+/// KV version 1 has no metadata: the mark lies among the fields.
+pub(super) const V1_MARK: &str = "custom_metadata";
+
+/// A value without the mark of a push, which is nobody's data.
+fn unmarked(json: &str) -> Cow<'_, str> {
+    if !json.contains(V1_MARK) {
+        return Cow::Borrowed(json);
+    }
+    let Ok(mut fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(json) else { return Cow::Borrowed(json) };
+    let mark = fields.get(V1_MARK).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+    if !is_marked(mark.as_ref()) {
+        return Cow::Borrowed(json);
+    }
+    fields.remove(V1_MARK);
+    serde_json::to_string(&fields).map_or(Cow::Borrowed(json), Cow::Owned)
+}
+
+fn is_marked(custom: Option<&Value>) -> bool {
+    custom.and_then(|c| c.get(MANAGED_BY.0)).and_then(Value::as_str) == Some(MANAGED_BY.1)
+}
+
+/// What is there, from an answer with data.
+pub(super) fn current(version: KvVersion, body: &[u8]) -> Result<Current> {
+    #[derive(Deserialize)]
+    struct Whole {
+        data: Map<String, Value>,
+    }
+    let Whole { mut data } = serde_json::from_slice(body).map_err(|_| not_kv("has no data"))?;
+    match version {
+        KvVersion::V1 => {
+            let ours = is_marked(data.remove(V1_MARK).as_ref());
+            Ok(Current { data: Some(data), version: 0, ours })
+        }
+        KvVersion::V2 => {
+            let metadata = data.remove("metadata").unwrap_or_default();
+            let version = metadata.get("version").and_then(Value::as_u64);
+            let version = version.ok_or_else(|| not_kv("is not one of KV version 2"))?;
+            let fields = match data.remove("data") {
+                Some(Value::Object(fields)) => Some(fields),
+                _ => None,
+            };
+            Ok(Current { data: fields, version, ours: is_marked(metadata.get("custom_metadata")) })
+        }
+    }
+}
+
+/// What is there, from the metadata of a remote secret whose last version has no data.
+pub(super) fn current_without_data(body: &[u8]) -> Result<Current> {
+    #[derive(Deserialize)]
+    struct Whole {
+        data: Value,
+    }
+    let Whole { data } = serde_json::from_slice(body).map_err(|_| not_kv("holds no metadata"))?;
+    let version = data.get("current_version").and_then(Value::as_u64).ok_or_else(|| not_kv("holds no current_version"))?;
+    Ok(Current { data: None, version, ours: is_marked(data.get("custom_metadata")) })
+}
+
+/// Custom metadata, from an answer with metadata.
+pub(super) fn custom_metadata(body: &[u8]) -> Result<BTreeMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Whole {
+        data: Metadata,
+    }
+    let Whole { data } = serde_json::from_slice(body).map_err(|_| not_kv("holds no metadata"))?;
+    Ok(data.custom_metadata.unwrap_or_default())
 }
 
 /// Where any holder of a token may ask what a mount is.
@@ -146,7 +292,7 @@ pub(super) fn fetched(version: KvVersion, want: &Want, body: &[u8]) -> Result<Fe
         return metadata(data);
     }
     match version {
-        KvVersion::V1 => Ok(value(data, None)),
+        KvVersion::V1 => Ok(value(&unmarked(data), None)),
         KvVersion::V2 => {
             let V2 { data, metadata } = serde_json::from_str(data).map_err(|_| not_kv("is not one of KV version 2"))?;
             // A version number alone is not enough: metadata can be deleted, and the count starts again.

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::FIELD;
 use super::client::{VaultClient, check_namespace};
 use super::kv::Path;
+use crate::secret_bytes::WipedJson;
 use crate::{Error, Resolver, Result};
 
 /// Certificate and key of `auth.cert`: they belong to the connection, not to a request.
@@ -427,18 +428,5 @@ async fn keep_renewed(session: Weak<Session>, mut token: Arc<Token>, mut life: D
         life = Duration::from_secs(auth.lease_duration).min(LIFE_MAX);
         token = Arc::new(Token { text: token.text.clone(), expires: Some(Instant::now() + life), made: token.made });
         state.token = Some(token.clone());
-    }
-}
-
-/// A body that is wiped when it goes.
-struct WipedJson(Value);
-
-impl Drop for WipedJson {
-    fn drop(&mut self) {
-        for value in self.0.as_object_mut().into_iter().flat_map(|o| o.values_mut()) {
-            if let Value::String(text) = value {
-                zeroize::Zeroize::zeroize(text);
-            }
-        }
     }
 }

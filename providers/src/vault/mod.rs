@@ -1,13 +1,16 @@
 //! HashiCorp Vault and OpenBao: the KV engine, versions 1 and 2.
 //!
 //! [`connect`] checks the spec and builds the HTTP client; [`login`] holds the token of the connection's one identity;
-//! [`kv`] turns keys into paths and answers into values; [`client`] sends a request and says what a failure means.
+//! [`kv`] turns keys into paths and answers into values; [`write`] searches, pushes and deletes; [`client`] sends a request and
+//! says what a failure means.
 
 mod client;
 mod kv;
 mod login;
+pub(crate) mod openbao;
 #[cfg(test)]
 mod wire_tests;
+mod write;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,7 +21,11 @@ use lockstep_crds::store::vault::{KvVersion, VaultProvider};
 
 use crate::http::{self, Tls};
 use crate::registry::Options;
-use crate::{Access, Capabilities, Error, Fetched, Provider, Resolver, Result, Validity, Want};
+use crate::{
+    Access, Capabilities, Deleted, Error, Fetched, Find, Found, Provider, Push, Pushed, Resolver, Result, Target, Validity, Want,
+};
+use reqwest::Method;
+use serde_json::Value;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -43,7 +50,7 @@ pub(crate) struct Vault {
 }
 
 pub(crate) async fn connect(spec: VaultProvider, resolver: Arc<dyn Resolver>, options: &Options) -> Result<Vault> {
-    let server = http::base_url(&format!("{FIELD}.server"), &spec.server)?;
+    let server = http::base_url(&format!("{FIELD}.server"), &spec.server, options)?;
     let mount = spec.path.as_deref().map(|p| p.trim_matches('/').to_owned()).filter(|p| !p.is_empty());
     if let Some(mount) = &mount {
         kv::check_segments(&format!("{FIELD}.path"), mount)?;
@@ -51,7 +58,7 @@ pub(crate) async fn connect(spec: VaultProvider, resolver: Arc<dyn Resolver>, op
     let (login, cert) = Login::from_spec(spec.auth.as_ref())?;
     let mut tls = Tls {
         authorities: http::authorities(FIELD, spec.ca_bundle.as_deref(), spec.ca_provider.as_ref(), &*resolver).await?,
-        identity: None,
+        ..Tls::default()
     };
     let pair = match (&cert, &spec.tls) {
         (Some((certificate, key)), _) => Some(("auth.cert.clientCert", certificate, "auth.cert.secretRef", key)),
@@ -87,7 +94,7 @@ pub(crate) async fn connect(spec: VaultProvider, resolver: Arc<dyn Resolver>, op
 impl Vault {
     async fn read(&self, want: &Want) -> Result<Fetched> {
         let path = kv::path(self.mount.as_deref(), self.version, want)?;
-        match self.with_token(&path).await {
+        match self.call(Method::GET, &path, None).await {
             Ok(body) => kv::fetched(self.version, want, &body),
             // A look at the mount tells whether "not found" has authority…
             Err(Error::NotFound(why)) => {
@@ -103,14 +110,14 @@ impl Vault {
         }
     }
 
-    /// A read as the connection's identity. A 403 may mean that Vault has dropped the token, or that the token is older than
+    /// A request as the connection's identity. A 403 may mean that Vault has dropped the token, or that the token is older than
     /// its role's policies: then one new login is made.
-    async fn with_token(&self, path: &kv::Path) -> Result<Zeroizing<Vec<u8>>> {
+    async fn call(&self, method: Method, path: &kv::Path, body: Option<&Value>) -> Result<Zeroizing<Vec<u8>>> {
         let token = self.session.token().await?;
         let asked = Instant::now();
-        match self.client.get(path, &token.text).await {
+        match self.client.call(method.clone(), path, &token.text, body).await {
             Err(Error::Denied(why)) => match self.session.after_denial(&token, asked).await? {
-                Some(fresh) => self.client.get(path, &fresh.text).await,
+                Some(fresh) => self.client.call(method, path, &fresh.text, body).await,
                 None => Err(Error::Denied(why)),
             },
             other => other,
@@ -123,7 +130,7 @@ impl Vault {
         if self.checked().get(mount).is_some_and(|at| at.elapsed() < MOUNT_CHECK_HOLDS) {
             return Ok(());
         }
-        let body = self.with_token(&kv::mount_info(mount)).await.map_err(|error| match error {
+        let body = self.call(Method::GET, &kv::mount_info(mount), None).await.map_err(|error| match error {
             Error::Denied(why) | Error::NotFound(why) => Error::Denied(format!(
                 "whether {mount} is the KV engine that the store says can't be seen, so nothing there is taken as missing: {why}"
             )),
@@ -155,11 +162,23 @@ impl Provider for Vault {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { access: Access::ReadOnly, batch: 1, concurrency: CONCURRENCY }
+        Capabilities { access: Access::ReadWrite, batch: 1, concurrency: CONCURRENCY, takes_property: false }
     }
 
     async fn get(&self, wants: &[Want]) -> Vec<Result<Fetched>> {
         crate::in_order(wants.iter().map(|want| self.read(want)).collect(), CONCURRENCY).await
+    }
+
+    async fn find(&self, query: &Find) -> Result<Vec<Found>> {
+        self.search(query).await
+    }
+
+    async fn push(&self, push: &Push) -> Result<Pushed> {
+        self.write(push).await
+    }
+
+    async fn delete(&self, target: &Target) -> Result<Deleted> {
+        self.remove(target).await
     }
 
     async fn close(&self) {

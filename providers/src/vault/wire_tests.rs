@@ -3,42 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use lockstep_crds::meta::{CaProvider, SecretKeySelector, ServiceAccountSelector};
 use serde_json::{Value, json};
 use wiremock::matchers::{header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::{Vault, connect};
 use crate::registry::Options;
-use crate::{Error, Fetched, OwnCluster, Provider, Resolver, Result, SecretBytes, Want};
-
-/// Answers every reference with the same text.
-struct Text(&'static str);
-
-#[async_trait]
-impl Resolver for Text {
-    async fn secret_key(&self, _: &str, _: &SecretKeySelector, _: Option<&str>) -> Result<SecretBytes> {
-        Ok(SecretBytes::from(self.0))
-    }
-    async fn ca(&self, _: &str, _: &CaProvider) -> Result<Vec<u8>> {
-        Ok(self.0.as_bytes().to_vec())
-    }
-    async fn service_account_token(&self, _: &str, _: &ServiceAccountSelector, _: &[String], _: Duration) -> Result<SecretBytes> {
-        Ok(SecretBytes::from(self.0))
-    }
-    async fn own_token(&self, _: &str) -> Result<SecretBytes> {
-        Ok(SecretBytes::from(self.0))
-    }
-    fn own_cluster(&self) -> OwnCluster {
-        OwnCluster::default()
-    }
-}
+use crate::resolver::Fixed;
+use crate::{Error, Fetched, Provider, Result, Want};
 
 async fn vault(server: &MockServer, more: Value) -> Vault {
     let mut spec = json!({"server": server.uri(), "path": "kv", "auth": {"tokenSecretRef": {"name": "t"}}});
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    connect(serde_json::from_value(spec).unwrap(), Arc::new(Text("hvs.CANARY")), &Options::default()).await.unwrap()
+    connect(serde_json::from_value(spec).unwrap(), Arc::new(Fixed("hvs.CANARY".into())), &Options::default()).await.unwrap()
 }
 
 fn value() -> ResponseTemplate {
@@ -172,7 +149,7 @@ async fn a_client_certificate_of_the_spec_is_read_and_must_be_a_pair() {
     let made = async |tls: Value| {
         let auth = json!({"tokenSecretRef": {"name": "t"}});
         let spec = json!({"server": "https://127.0.0.1:1", "path": "kv", "auth": auth, "tls": tls});
-        connect(serde_json::from_value(spec).unwrap(), Arc::new(Text("CANARY, no PEM")), &Options::default()).await.err()
+        connect(serde_json::from_value(spec).unwrap(), Arc::new(Fixed("CANARY, no PEM".into())), &Options::default()).await.err()
     };
     let half = made(json!({"certSecretRef": {"name": "c"}})).await.unwrap().to_string();
     assert_eq!(half, "spec.provider.vault.tls: needs both certSecretRef and keySecretRef");

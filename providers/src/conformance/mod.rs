@@ -1,5 +1,8 @@
 //! What every provider must do: run by each provider's tests against the real thing.
 
+mod search;
+mod writes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -24,6 +27,29 @@ pub trait Fixture: Send + Sync {
 
     /// The same store with credentials that are not good; none when the provider has no such thing.
     async fn stranger(&self) -> Option<Arc<dyn Provider>>;
+
+    /// Whether a validation tells good credentials from others.
+    fn validates_identity(&self) -> bool {
+        true
+    }
+
+    /// How the provider searches; none when it can't.
+    fn search(&self) -> Option<Search>;
+
+    /// Makes a remote secret of text fields with tags; answers its key.
+    async fn put_tagged(&self, name: &str, fields: &BTreeMap<String, String>, tags: &BTreeMap<String, String>) -> String;
+
+    /// A key that nothing is at, and that the connection may write; none when it is not the same as what reads.
+    fn new_key(&self, name: &str) -> Option<String>;
+}
+
+/// How a provider searches.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// Where what [`Fixture::put`] makes is looked for.
+    pub path: Option<String>,
+    /// Whether there are tags.
+    pub tags: bool,
 }
 
 /// A value that must be in no error.
@@ -32,11 +58,6 @@ const CANARY: &str = "CANARY-conformance";
 /// Runs the suite; panics with what does not hold.
 #[expect(clippy::panic, reason = "a conformance suite fails by panicking")]
 pub async fn run(fixture: &dyn Fixture) {
-    let check = |holds: bool, what: &str| {
-        if !holds {
-            panic!("conformance: {what}");
-        }
-    };
     let provider = fixture.provider().await;
     check(provider.validate().await.is_ok(), "a good connection validates");
     check(provider.capabilities().batch > 0 && provider.capabilities().concurrency > 0, "capabilities are positive");
@@ -89,16 +110,47 @@ pub async fn run(fixture: &dyn Fixture) {
         let answer = stranger.get(&[Want::latest(&key)]).await.remove(0);
         check(matches!(answer, Err(Error::Denied(_))), "bad credentials are denied, and nothing is missing for them");
         errors.extend(answer.err().map(|e| e.to_string()));
-        check(matches!(stranger.validate().await, Err(Error::Denied(_))), "bad credentials do not validate");
+        let validated = stranger.validate().await;
+        check(!fixture.validates_identity() || matches!(validated, Err(Error::Denied(_))), "bad credentials do not validate");
     }
     check(errors.iter().all(|e| !e.contains(CANARY)), "no error holds a value");
+    if let Some(search) = fixture.search() {
+        search::run(fixture, &*provider, &search).await;
+    }
+    if let (Some(pushed), Some(other)) = (fixture.new_key("pushed"), fixture.new_key("by-property")) {
+        writes::run(fixture, &*provider, &pushed, &other).await;
+    }
     provider.close().await;
+}
+
+/// Fails the suite unless something holds.
+#[expect(clippy::panic, reason = "a conformance suite fails by panicking")]
+fn check(holds: bool, what: &str) {
+    if !holds {
+        panic!("conformance: {what}");
+    }
+}
+
+fn fields(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// What a key means now; none: nothing is there.
+#[expect(clippy::panic, reason = "a conformance suite fails by panicking")]
+async fn read(provider: &dyn Provider, key: &str) -> Option<BTreeMap<String, String>> {
+    match provider.get(&[Want::latest(key)]).await.remove(0) {
+        Ok(Fetched::Value { payload, .. }) => Some(fields_of(&payload)),
+        Err(Error::NotFound(_)) => None,
+        other => panic!("conformance: {key} can be read: {other:?}"),
+    }
 }
 
 /// The fields of a payload, be it JSON text or named values.
 fn fields_of(payload: &Payload) -> BTreeMap<String, String> {
     match payload {
-        Payload::Bytes(bytes) => bytes.as_text().and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default(),
+        Payload::Bytes(bytes) | Payload::Property(bytes) => {
+            bytes.as_text().and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default()
+        }
         Payload::Fields(fields) => fields.iter().filter_map(|(k, v)| Some((k.clone(), v.as_text()?.to_owned()))).collect(),
     }
 }

@@ -1,0 +1,160 @@
+//! Webhook stores, and where stores may connect to at all.
+
+use lockstep_e2e::http_api::HttpApi;
+use serde_json::{Value, json};
+
+use crate::case::Case;
+
+fn spec(url: &str, more: Value) -> Value {
+    let mut spec = json!({
+        "url": format!("{url}/secrets/{{{{ .remoteRef.key }}}}?version={{{{ .remoteRef.version }}}}&from={{{{ .remoteRef.namespace }}}}"),
+        "headers": {"Authorization": "Bearer {{ .api.token }}"},
+        "result": {"jsonPath": "$.data.{{ .remoteRef.property }}"},
+        "secrets": [{"name": "api", "secretRef": {"name": "api"}}],
+    });
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({"webhook": spec})
+}
+
+async fn credentials(case: &Case, token: &str, labels: Value) {
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "api", "labels": labels}, "stringData": {"token": token}});
+    case.apply(secret).await.unwrap();
+}
+
+fn entry(secret_key: &str, key: &str, property: &str) -> Value {
+    json!({"secretKey": secret_key, "remoteRef": {"key": key, "property": property, "version": "v 2"}})
+}
+
+#[tokio::test]
+async fn a_webhook_serves_what_its_templates_ask_for() {
+    let case = Case::new("webhook").await;
+    let api = HttpApi::start("CANARY-token").await;
+    api.put("team/app", json!({"user": "CANARY-u", "pin": {"n": 7}}));
+    credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
+    case.apply_store("hook", spec(&api.url, json!({}))).await;
+    case.store_is("hook", "True", "Valid", "store validated").await;
+    let data = json!([entry("user", "team/app", "user"), entry("pin", "team/app", "pin")]);
+    case.external_secret("app", json!({"secretStoreRef": {"name": "hook"}, "data": data})).await;
+    case.secret_is("app", &[("user", "CANARY-u"), ("pin", r#"{"n":7}"#)]).await;
+    let asked = api.asked().remove(0);
+    assert_eq!((asked.method.as_str(), asked.key.as_str()), ("GET", "team/app"), "the key is one segment");
+    assert_eq!((asked.query["version"].as_str(), &asked.query["from"]), ("v 2", &case.name));
+
+    // What is not there is not found, and what the path does not match is said.
+    case.external_secret("gone", json!({"secretStoreRef": {"name": "hook"}, "data": [entry("user", "nowhere", "user")]})).await;
+    case.failed("gone", "has nothing there (code 404)").await;
+    case.external_secret("other", json!({"secretStoreRef": {"name": "hook"}, "data": [entry("user", "team/app", "pass")]})).await;
+    case.failed("other", "matches nothing; the answer is an object with data").await;
+
+    // A rotated token is taken up at once, a wrong one is named.
+    credentials(&case, "CANARY-wrong", json!({"external-secrets.io/type": "webhook"})).await;
+    case.force_sync("app").await;
+    case.failed("app", "refuses the request (code 403)").await;
+    case.secret_is("app", &[("user", "CANARY-u"), ("pin", r#"{"n":7}"#)]).await;
+    credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
+    case.synced("app").await;
+}
+
+#[tokio::test]
+async fn a_webhook_uses_only_secrets_whose_owner_allows_it() {
+    let case = Case::new("webhook-label").await;
+    let api = HttpApi::start("CANARY-token").await;
+    api.put("app", json!({"user": "CANARY-u"}));
+    credentials(&case, "CANARY-token", json!({})).await;
+    case.apply_store("hook", spec(&api.url, json!({}))).await;
+    case.external_secret("app", json!({"secretStoreRef": {"name": "hook"}, "data": [entry("user", "app", "user")]})).await;
+    case.failed("app", "does not carry the label external-secrets.io/type=webhook").await;
+    case.store_is("hook", "False", "InvalidProviderConfig", "does not carry the label").await;
+    assert_eq!(api.asked(), []);
+    credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
+    case.synced("app").await;
+}
+
+#[tokio::test]
+async fn a_wrong_webhook_says_where_it_is_wrong() {
+    let case = Case::new("webhook-wrong").await;
+    let api = HttpApi::start("CANARY-token").await;
+    credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
+    for (name, more, needle) in [
+        (
+            "function",
+            json!({"url": format!("{}/{{{{ .remoteRef.key | upper }}}}", api.url)}),
+            "spec.provider.webhook.url: {{ .remoteRef.key | upper }} is not understood",
+        ),
+        (
+            "variable",
+            json!({"headers": {"X-Key": "{{ .api.pin }}"}}),
+            "spec.provider.webhook.headers.X-Key: {{ .api.pin }}: there is no pin; there is token",
+        ),
+        ("method", json!({"method": "GE T"}), "spec.provider.webhook.method: is no HTTP method"),
+        ("timeout", json!({"timeout": "soon"}), "spec.provider.webhook.timeout"),
+        ("scheme", json!({"url": "file:///etc/passwd?{{ .remoteRef.key }}"}), "makes no http or https URL"),
+        ("path", json!({"result": {"jsonPath": "data["}}), "is no JSONPath"),
+    ] {
+        api.put("app", json!({"user": "CANARY-u"}));
+        case.apply_store(name, spec(&api.url, more)).await;
+        case.external_secret(name, json!({"secretStoreRef": {"name": name}, "data": [entry("user", "app", "user")]})).await;
+        case.failed(name, needle).await;
+    }
+}
+
+#[tokio::test]
+async fn stores_do_not_reach_link_local_and_metadata_addresses() {
+    let case = Case::new("egress").await;
+    case.apply_secret("vault-token", &[("token", "CANARY")]).await;
+    credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
+    let vault = case.vault_at("http://169.254.169.254", json!({"tokenSecretRef": {"name": "vault-token", "key": "token"}}));
+    let hook = |url: &str| spec(url, json!({}));
+    let kubernetes = json!({"kubernetes": {"server": {"url": "https://[fe80::1]"}, "auth": {"token": {"bearerToken": {"name": "vault-token", "key": "token"}}}}});
+    for (name, provider) in [
+        ("vault", vault),
+        ("hook", hook("http://0xa9fea9fe")),
+        ("mapped", hook("http://[::ffff:169.254.169.254]")),
+        ("kubernetes", kubernetes),
+    ] {
+        case.apply_store(name, provider).await;
+        case.external_secret(name, json!({"secretStoreRef": {"name": name}, "data": [entry("user", "app", "user")]})).await;
+        case.failed(name, "a link-local address (where clouds serve metadata), which stores may not reach").await;
+    }
+}
+
+#[tokio::test]
+async fn a_flag_names_all_that_stores_may_reach() {
+    let case = Case::with_own_class("egress-only").await;
+    let api = HttpApi::start("CANARY-token").await;
+    api.put("app", json!({"user": "CANARY-u"}));
+    credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
+    let operator = case.own_operator("only", &["--egress-only", "127.0.0.1", "--egress-only", "*.example.com"]);
+    operator.wait_working();
+    let by_name = api.url.replace("127.0.0.1", "localhost");
+    for (name, url) in [("address", api.url.as_str()), ("name", by_name.as_str())] {
+        case.apply_store(name, spec(url, json!({}))).await;
+        case.external_secret(name, json!({"secretStoreRef": {"name": name}, "data": [entry("user", "app", "user")]})).await;
+        case.secret_is(name, &[("user", "CANARY-u")]).await;
+    }
+    let elsewhere = json!({"url": "http://127.0.0.2:9/{{ .remoteRef.key }}"});
+    case.apply_store("elsewhere", spec(&api.url, elsewhere)).await;
+    let object = json!({"secretStoreRef": {"name": "elsewhere"}, "data": [entry("user", "app", "user")]});
+    case.external_secret("elsewhere", object).await;
+    case.failed("elsewhere", "is not in what --egress-only lists").await;
+}
+
+#[tokio::test]
+async fn a_cluster_store_is_read_as_each_namespace_that_its_templates_name() {
+    let case = Case::new("webhook-ns").await;
+    let other = Case::new("webhook-ns-other").await;
+    let api = HttpApi::start("CANARY-token").await;
+    api.put("app", json!({"user": "CANARY-u"}));
+    credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
+    let secrets = json!([{"name": "api", "secretRef": {"name": "api", "namespace": case.name}}]);
+    let name = format!("hook-{}", case.name);
+    case.apply_cluster_store(&name, spec(&api.url, json!({"secrets": secrets})), json!([])).await;
+    let store = json!({"name": name, "kind": "ClusterSecretStore"});
+    for case in [&case, &other] {
+        case.external_secret("app", json!({"secretStoreRef": store, "data": [entry("user", "app", "user")]})).await;
+        case.secret_is("app", &[("user", "CANARY-u")]).await;
+    }
+    let from: Vec<String> = api.asked().into_iter().map(|asked| asked.query["from"].clone()).collect();
+    assert!(from.contains(&case.name) && from.contains(&other.name), "{from:?}");
+    case.delete_cluster_store(&name).await;
+}
