@@ -293,6 +293,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     };
     let names = lock(&shared.keys).get(&id).map(|key| key.names.clone()).unwrap_or_default();
     let answer = match asked.operation.as_str() {
+        "GetCallerIdentity" => (200, caller_identity(&shared, &id)),
         "BatchGetSecretValue" => batch(&shared, &asked, &parts.headers, &names).await,
         _ => forward(&shared, &parts.headers, body).await,
     };
@@ -417,6 +418,19 @@ fn with_key(shared: &Shared, asked: &Asked, key: &str) -> Result<String, String>
         })
     };
     if trusted && external && role.tags.iter().all(tagged) { Ok(arn) } else { Err(denied) }
+}
+
+/// moto knows nobody: who a key is comes from here.
+fn caller_identity(shared: &Shared, key: &str) -> String {
+    let arn = match lock(&shared.sessions).get(key) {
+        Some(role) => format!("{}/lockstep", role.replace(":iam:", ":sts:").replace(":role/", ":assumed-role/")),
+        None => format!("arn:aws:iam::{ACCOUNT}:user/{key}"),
+    };
+    format!(
+        "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetCallerIdentityResult><Arn>{arn}</Arn>\
+         <UserId>{key}</UserId><Account>{ACCOUNT}</Account></GetCallerIdentityResult><ResponseMetadata><RequestId>0</RequestId>\
+         </ResponseMetadata></GetCallerIdentityResponse>"
+    )
 }
 
 /// Knows the credentials that STS has given out.

@@ -34,7 +34,7 @@ impl Signed {
         let lines: String = self.headers.iter().map(|name| format!("{name}:{}\n", value(name))).collect();
         let canonical = format!(
             "{method}\n{}\n{}\n{lines}\n{}\n{}",
-            uri.path(),
+            normal(uri.path()),
             uri.query().unwrap_or_default(),
             self.headers.join(";"),
             hex(digest::digest(&digest::SHA256, body).as_ref())
@@ -49,6 +49,12 @@ impl Signed {
         }
         hex(&sign(&key, text.as_bytes())) == self.signature && self.scope.len() == 4
     }
+}
+
+/// The path without empty segments, as all services but S3 sign it.
+fn normal(path: &str) -> String {
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    format!("/{}{}", segments.join("/"), if path.ends_with('/') && !segments.is_empty() { "/" } else { "" })
 }
 
 fn sign(key: &[u8], data: &[u8]) -> Vec<u8> {

@@ -30,7 +30,7 @@ use crate::{external_secret, kube_io, store};
 const RECONCILES: usize = 1024;
 /// Reconciles begun and not ended, those left out that wait for a provider for longer than [`PATIENCE`]. A multiple of what providers
 /// take in one call (20 and 10): when all wait for reads, those are full calls.
-const BEGUN: usize = 120;
+const BEGUN: usize = 100;
 /// Reconciles at work: each takes memory, and what they may send to the API server at once is bounded by
 /// [`crate::context::Options::concurrency`] anyway.
 const ACTIVE: usize = 48;

@@ -15,11 +15,13 @@ import (
 	"os"
 
 	"github.com/hashicorp/go-hclog"
+	authgcp "github.com/hashicorp/vault-plugin-auth-gcp/plugin"
 	authjwt "github.com/hashicorp/vault-plugin-auth-jwt"
 	authkube "github.com/hashicorp/vault-plugin-auth-kubernetes"
 	kv "github.com/hashicorp/vault-plugin-secrets-kv"
 	"github.com/hashicorp/vault/audit"
 	"github.com/hashicorp/vault/builtin/credential/approle"
+	authaws "github.com/hashicorp/vault/builtin/credential/aws"
 	"github.com/hashicorp/vault/builtin/credential/cert"
 	"github.com/hashicorp/vault/builtin/credential/ldap"
 	"github.com/hashicorp/vault/builtin/credential/userpass"
@@ -46,7 +48,7 @@ func main() {
 	must(err)
 	engines := map[string]logical.Factory{"kv": kv.Factory}
 	methods := map[string]logical.Factory{
-		"approle": approle.Factory, "cert": cert.Factory, "jwt": authjwt.Factory,
+		"approle": approle.Factory, "aws": authaws.Factory, "cert": cert.Factory, "gcp": authgcp.Factory, "jwt": authjwt.Factory,
 		"kubernetes": authkube.Factory, "ldap": ldap.Factory, "userpass": userpass.Factory,
 	}
 	core, err := vault.NewCore(&vault.CoreConfig{

@@ -304,3 +304,50 @@ async fn throttling_failures_and_cut_connections_leave_the_secret_alone() {
             .await;
     }
 }
+
+/// Vault's AWS method asks STS who somebody is, with the request that was signed for it.
+async fn vault_method(on: &OnAws, principal: &str) -> String {
+    let (vault, path) = (&on.case.harness.vault, format!("aws-{}", on.case.name));
+    vault.auth(&path, "aws").await;
+    let client = json!({"access_key": "x", "secret_key": "x", "sts_endpoint": on.aws.url, "sts_region": REGION, "iam_server_id_header_value": "ours"});
+    vault.write(&format!("auth/{path}/config/client"), client).await;
+    vault.policy(&on.case.name, &[&format!("secret/data/{}/*", on.case.name)]).await;
+    let role = json!({"auth_type": "iam", "bound_iam_principal_arn": principal, "policies": on.case.name, "resolve_aws_unique_ids": false});
+    vault.write(&format!("auth/{path}/role/shop"), role).await;
+    on.case.put("app", json!({"p": "CANARY-v"})).await;
+    path
+}
+
+#[tokio::test]
+async fn vault_takes_an_identity_of_aws() {
+    let on = OnAws::new("on-vault").await;
+    let path = vault_method(&on, &format!("arn:aws:iam::123456789012:user/{}", on.key)).await;
+    let iam = |server: &str| json!({"iam": {"path": path, "region": REGION, "vaultRole": "shop", "vaultAwsIamServerID": server, "secretRef": on.keys()["secretRef"]}});
+    on.case.apply_store("vault", on.case.vault_at(&on.case.harness.vault.url, iam("ours"))).await;
+    on.case.external_secret("app", json!({"data": [on.case.data("p", "app", "p")]})).await;
+    on.case.secret_is("app", &[("p", "CANARY-v")]).await;
+    // Keys that are not good, and a server that is another one.
+    on.credentials(&on.key, "CANARY-not-it").await;
+    on.case.failed("app", "login failed").await;
+    on.credentials(&on.key, "CANARY-secret-key").await;
+    on.case.synced("app").await;
+    on.case.apply_store("vault", on.case.vault_at(&on.case.harness.vault.url, iam("theirs"))).await;
+    on.case.failed("app", "X-Vault-AWS-IAM-Server-ID").await;
+}
+
+#[tokio::test]
+async fn vault_takes_a_service_accounts_web_identity_of_aws() {
+    let on = OnAws::new("on-vault-irsa").await;
+    let trusts = vec![format!("system:serviceaccount:{}:reader", on.case.name)];
+    let arn = on.aws.role(&on.case.name, Role { trusts, audience: "sts.amazonaws.com".into(), ..Role::default() });
+    let path = vault_method(&on, &arn).await;
+    let annotations = json!({"eks.amazonaws.com/role-arn": arn});
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader", "annotations": annotations}});
+    on.case.apply(account).await.unwrap();
+    let jwt = json!({"serviceAccountRef": {"name": "reader"}});
+    let iam = json!({"iam": {"path": path, "region": REGION, "vaultRole": "shop", "vaultAwsIamServerID": "ours", "jwt": jwt}});
+    on.case.apply_store("vault", on.case.vault_at(&on.case.harness.vault.url, iam)).await;
+    on.case.external_secret("app", json!({"data": [on.case.data("p", "app", "p")]})).await;
+    on.case.secret_is("app", &[("p", "CANARY-v")]).await;
+}

@@ -48,7 +48,7 @@ pub(super) struct Role {
 enum Source {
     Keys(Credentials),
     WebIdentity { field: String, account: ServiceAccountSelector },
-    Own(Box<DefaultCredentialsChain>),
+    Own { field: String, chain: Box<DefaultCredentialsChain> },
 }
 
 #[derive(Default)]
@@ -79,6 +79,7 @@ impl fmt::Debug for Identity {
 pub(super) struct Auth<'a> {
     /// Where it stands.
     pub(super) field: String,
+    pub(super) role_field: String,
     pub(super) auth: Option<&'a AwsAuth>,
     pub(super) roles: Vec<Role>,
     pub(super) region: &'a str,
@@ -87,9 +88,9 @@ pub(super) struct Auth<'a> {
 impl Identity {
     /// Reads what the spec refers to. No request goes out to AWS yet.
     pub(super) async fn new(given: Auth<'_>, resolver: Arc<dyn Resolver>, carrier: &Carrier, options: &Options) -> Result<Self> {
-        let Auth { field, auth, roles, region } = given;
+        let Auth { field, role_field, auth, roles, region } = given;
         for role in &roles {
-            check_arn(&role.arn)?;
+            check_arn(&role_field, &role.arn)?;
         }
         let keys = auth.and_then(|a| a.secret_ref.as_ref());
         let jwt = auth.and_then(|a| a.jwt.as_ref());
@@ -103,7 +104,7 @@ impl Identity {
             }
             (None, None) => {
                 resolver.check_own_identity(&field)?;
-                Source::Own(Box::new(own_chain(carrier, region).await))
+                Source::Own { chain: Box::new(own_chain(carrier, region).await), field }
             }
         };
         let mut config = aws_sdk_sts::config::Builder::from(&wire::config(carrier, region, options, None));
@@ -129,7 +130,8 @@ impl Identity {
         {
             return Err(error.clone());
         }
-        match self.load().await {
+        // Boxed: the SDK's futures are large and deep, and most calls find credentials that are there.
+        match Box::pin(self.load()).await {
             Ok(credentials) => {
                 let life = credentials.expiry().map(|end| end.duration_since(now).unwrap_or_default());
                 let renew = life.map(|life| now + life.saturating_sub(AHEAD.min(life / 5)));
@@ -169,7 +171,7 @@ impl Identity {
         let mut credentials = match &self.source {
             Source::Keys(credentials) => credentials.clone(),
             Source::WebIdentity { field, account } => self.exchange(field, account).await?,
-            Source::Own(chain) => chain.provide_credentials().await.map_err(|error| own_failure(&error))?,
+            Source::Own { field, chain } => chain.provide_credentials().await.map_err(|error| own_failure(field, &error))?,
         };
         for role in &self.roles {
             credentials = self.assume(role, credentials).await?;
@@ -186,7 +188,7 @@ impl Identity {
                 format!("ServiceAccount {} has no annotation {ROLE_ANNOTATION}; it names the role", account.name),
             )
         })?;
-        check_arn(arn)?;
+        check_arn(field, arn)?;
         let audience = annotations.get(AUDIENCE_ANNOTATION).map_or(AUDIENCE, String::as_str);
         let token = self.resolver.service_account_token(field, account, &[audience.to_owned()], TOKEN_LIFE).await?;
         let token = crate::http::header_token(field, &token)?;
@@ -278,11 +280,11 @@ async fn own_chain(carrier: &Carrier, region: &str) -> DefaultCredentialsChain {
     DefaultCredentialsChain::builder().configure(config).build().await
 }
 
-fn own_failure(error: &CredentialsError) -> Error {
+fn own_failure(field: &str, error: &CredentialsError) -> Error {
     let why = crate::http::causes(error, &[]);
     match error {
         CredentialsError::CredentialsNotLoaded(_) => Error::Denied(format!(
-            "spec.provider.aws.auth names no identity, and the operator's own pod has none ({why}); set auth.secretRef or auth.jwt, or \
+            "{field} names no identity, and the operator's own pod has none ({why}); set its secretRef or jwt, or \
              give the operator's service account a role"
         )),
         CredentialsError::ProviderTimedOut(_) => {
@@ -293,7 +295,7 @@ fn own_failure(error: &CredentialsError) -> Error {
 }
 
 /// An ARN of a role, such as `arn:aws:iam::123456789012:role/app`.
-fn check_arn(arn: &str) -> Result<()> {
+fn check_arn(field: &str, arn: &str) -> Result<()> {
     let parts: Vec<&str> = arn.splitn(6, ':').collect();
     let formed = match parts[..] {
         ["arn", partition, "iam", "", account, resource] => {
@@ -309,10 +311,7 @@ fn check_arn(arn: &str) -> Result<()> {
         return Ok(());
     }
     let arn = crate::error::foreign_text(arn, &[]);
-    Err(Error::invalid(
-        "spec.provider.aws.role",
-        format!("{arn:?} is no ARN of a role; write arn:aws:iam::123456789012:role/NAME"),
-    ))
+    Err(Error::invalid(field, format!("{arn:?} is no ARN of a role; write arn:aws:iam::123456789012:role/NAME")))
 }
 
 #[cfg(test)]
@@ -322,7 +321,7 @@ mod tests {
     #[test]
     fn only_arns_of_roles_are_assumed() {
         for good in ["arn:aws:iam::123456789012:role/app", "arn:aws-cn:iam::123456789012:role/path/app"] {
-            assert!(check_arn(good).is_ok(), "{good}");
+            assert!(check_arn("f", good).is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -332,7 +331,7 @@ mod tests {
             "arn:aws:iam::123456789012:role/",
             "arn:aws:iam::123456789012:role/a b",
         ] {
-            assert!(check_arn(bad).is_err(), "{bad}");
+            assert!(check_arn("f", bad).is_err(), "{bad}");
         }
     }
 }

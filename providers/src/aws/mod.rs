@@ -3,6 +3,7 @@
 //! [`connect`] checks the spec; [`identity`] holds the credentials; [`secrets_manager`] and [`parameter_store`] turn keys into
 //! calls and answers into values; [`wire`] carries the SDK's requests and says what a failure means.
 
+pub(crate) mod iam;
 mod identity;
 mod parameter_store;
 mod secrets_manager;
@@ -46,8 +47,13 @@ pub(crate) async fn connect(spec: AwsProvider, resolver: Arc<dyn Resolver>, opti
     wire::check_region(&format!("{FIELD}.region"), &spec.region)?;
     check_deletion(&spec)?;
     let carrier = Carrier::new(options)?;
-    let auth =
-        Auth { field: format!("{FIELD}.auth"), auth: spec.auth.as_ref(), roles: roles(&spec, &*resolver), region: &spec.region };
+    let auth = Auth {
+        field: format!("{FIELD}.auth"),
+        role_field: format!("{FIELD}.role"),
+        auth: spec.auth.as_ref(),
+        roles: roles(&spec, &*resolver),
+        region: &spec.region,
+    };
     let identity = Arc::new(Identity::new(auth, resolver, &carrier, options).await?);
     let signer = SharedCredentialsProvider::new(Signer(identity.clone()));
     let config = wire::config(&carrier, &spec.region, options, Some(signer));

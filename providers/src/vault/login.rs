@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lockstep_crds::meta::{SecretKeySelector, ServiceAccountSelector};
-use lockstep_crds::store::vault::{VaultAppRole, VaultAuth, VaultJwtAuth, VaultKubernetesAuth};
+use lockstep_crds::store::vault::{VaultAppRole, VaultAuth, VaultIamAuth, VaultJwtAuth, VaultKubernetesAuth};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::FIELD;
 use super::client::{VaultClient, check_namespace};
 use super::kv::Path;
+use crate::registry::Options;
 use crate::secret_bytes::WipedJson;
 use crate::{Error, Resolver, Result};
 
@@ -39,16 +40,26 @@ pub(super) enum Login {
         path: String,
         role: Option<String>,
     },
+    #[cfg(feature = "aws")]
+    Iam {
+        path: String,
+        role: String,
+        caller: Box<crate::aws::iam::CallerIdentity>,
+    },
 }
 
 impl Login {
     /// The one method of a spec.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when there is none or more than one, [`Error::Unsupported`] for iam and gcp.
-    pub(super) fn from_spec(auth: Option<&VaultAuth>) -> Result<(Self, Option<CertRefs>)> {
+    /// [`Error::Invalid`] when there is none or more than one, [`Error::Unsupported`] for what this build lacks.
+    pub(super) async fn from_spec(
+        auth: Option<&VaultAuth>,
+        resolver: &Arc<dyn Resolver>,
+        options: &Options,
+    ) -> Result<(Self, Option<CertRefs>)> {
         let field = format!("{FIELD}.auth");
-        let known = "tokenSecretRef, appRole, kubernetes, jwt, userPass, ldap, cert";
+        let known = "tokenSecretRef, appRole, kubernetes, jwt, userPass, ldap, cert, iam";
         let auth = auth.ok_or_else(|| Error::invalid(&field, format!("is not set; name one of {known}")))?;
         let named: Vec<&str> = [
             ("tokenSecretRef", auth.token_secret_ref.is_some()),
@@ -106,11 +117,25 @@ impl Login {
             };
             let refs = (certificate.clone(), key.clone());
             return Ok((Self::Cert { path: mount(&cert.path), role: cert.vault_role.clone() }, Some(refs)));
+        } else if let Some(iam) = &auth.iam {
+            Self::iam(&format!("{field}.iam"), iam, resolver, options).await?
         } else {
             let method = named.join(" and ");
             return Err(Error::Unsupported(format!("{field}.{method} is not served yet; use one of {known}")));
         };
         Ok((login, None))
+    }
+
+    #[cfg(feature = "aws")]
+    async fn iam(field: &str, iam: &VaultIamAuth, resolver: &Arc<dyn Resolver>, options: &Options) -> Result<Self> {
+        let path = mount(iam.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("aws"));
+        let caller = crate::aws::iam::CallerIdentity::new(field.to_owned(), iam, resolver.clone(), options).await?;
+        Ok(Self::Iam { path, role: iam.vault_role.clone(), caller: Box::new(caller) })
+    }
+
+    #[cfg(not(feature = "aws"))]
+    async fn iam(field: &str, _: &VaultIamAuth, _: &Arc<dyn Resolver>, _: &Options) -> Result<Self> {
+        Err(Error::Unsupported(format!("{field} needs a build with the aws provider")))
     }
 }
 
@@ -279,7 +304,7 @@ impl Session {
     }
 
     async fn try_log_in(&self, state: &mut State) -> Result<Arc<Token>> {
-        let (path, body) = self.request().await?;
+        let (path, body) = Box::pin(self.request()).await?;
         let body = WipedJson(body);
         let answer = self.client.send(Method::POST, &path, None, self.namespace.as_deref(), Some(&body.0)).await;
         let answer = answer.map_err(|error| match error {
@@ -342,6 +367,8 @@ impl Session {
                 }
                 (login_path(&method.path, None)?, body)
             }
+            #[cfg(feature = "aws")]
+            Login::Iam { path, role, caller } => (login_path(path, None)?, Box::pin(caller.login(role)).await?),
             Login::Password { field, path, username, password } => {
                 let password = read(&format!("{field}.secretRef"), password, "password").await?;
                 (login_path(path, Some(username))?, json!({"password": password.as_str()}))

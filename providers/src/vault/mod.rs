@@ -55,7 +55,7 @@ pub(crate) async fn connect(spec: VaultProvider, resolver: Arc<dyn Resolver>, op
     if let Some(mount) = &mount {
         kv::check_segments(&format!("{FIELD}.path"), mount)?;
     }
-    let (login, cert) = Login::from_spec(spec.auth.as_ref())?;
+    let (login, cert) = Login::from_spec(spec.auth.as_ref(), &resolver, options).await?;
     let mut tls = Tls {
         authorities: http::authorities(FIELD, spec.ca_bundle.as_deref(), spec.ca_provider.as_ref(), &*resolver).await?,
         ..Tls::default()
