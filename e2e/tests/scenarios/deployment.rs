@@ -145,3 +145,61 @@ async fn the_samples_are_accepted_as_they_are() {
     }
     assert_eq!(count, 2);
 }
+
+/// What a store that nobody can reach may say: everything else would be wrong with the sample.
+const UNREACHED: [&str; 10] = [
+    "no way to tell without reading a secret",
+    "could not be reached",
+    "can't be reached",
+    "login failed",
+    "store validated",
+    "AssumeRole",
+    "the operator's own pod has none",
+    "refuses",
+    "UnrecognizedClientException",
+    "does not take the credentials",
+];
+
+#[tokio::test]
+async fn each_sample_of_a_store_is_taken_as_it_is() {
+    let case = Case::new("stores").await;
+    let mut files: Vec<_> =
+        std::fs::read_dir(harness::root().join("config/samples/stores")).unwrap().map(|f| f.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 17, "{files:?}");
+    for file in files {
+        let mut stores = Vec::new();
+        for mut object in documents(&std::fs::read_to_string(&file).unwrap()) {
+            if object["kind"] == "ClusterSecretStore" {
+                object["metadata"]["name"] = json!(format!("{}-{}", object["metadata"]["name"].as_str().unwrap(), case.name));
+            }
+            let api = harness::api_of(&case.client, Some(&case.name), &object);
+            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+            // An unknown field is an error, which server-side apply without this would only warn of.
+            let strict = kube::api::PatchParams {
+                field_validation: Some(kube::api::ValidationDirective::Strict),
+                ..kube::api::PatchParams::apply("e2e").force()
+            };
+            let applied = api.patch(&name, &strict, &kube::api::Patch::Apply(&object)).await;
+            applied.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            if object["kind"].as_str().unwrap().ends_with("SecretStore") {
+                stores.push((api, name));
+            }
+        }
+        for (api, name) in stores {
+            // What a store refers to may come after it.
+            let last = std::sync::Mutex::new(String::new());
+            let what = format!("{} is taken", file.display());
+            let taken = harness::eventually(&what, async || {
+                let store = api.get(&name).await.ok()?;
+                let message = store.data.pointer("/status/conditions/0/message")?.as_str()?.to_owned();
+                last.lock().unwrap().clone_from(&message);
+                UNREACHED.iter().any(|words| message.contains(words)).then_some(())
+            });
+            tokio::time::timeout(std::time::Duration::from_secs(30), taken)
+                .await
+                .unwrap_or_else(|_| panic!("{}: {}", file.display(), last.lock().unwrap()));
+            api.delete(&name, &Default::default()).await.unwrap();
+        }
+    }
+}

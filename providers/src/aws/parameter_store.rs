@@ -2,7 +2,7 @@
 //!
 //! Values are read ten in a call. A call that is refused as a whole, be it for one of its names, is made again for each alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -56,10 +56,8 @@ impl ParameterStore {
     }
 
     pub(super) async fn get(&self, wants: &[Want]) -> Vec<Result<Fetched>> {
-        let mut names: Vec<String> = wants.iter().filter(|w| !w.metadata).map(|w| self.selected(w)).collect();
-        names.sort_unstable();
-        names.dedup();
-        let batches = names.chunks(BATCH).map(|names| self.batch(names)).collect();
+        let rounds = self.rounds(wants);
+        let batches = rounds.iter().flat_map(|names| names.chunks(BATCH)).map(|names| self.batch(names)).collect();
         let mut found: HashMap<String, Read> = HashMap::new();
         for answers in crate::in_order(batches, CONCURRENCY).await {
             found.extend(answers);
@@ -76,6 +74,24 @@ impl ParameterStore {
             }
         });
         crate::in_order(reads.collect(), CONCURRENCY).await
+    }
+
+    /// What is read together: each parameter once, so that no version of it can be taken for another.
+    fn rounds(&self, wants: &[Want]) -> Vec<Vec<String>> {
+        let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for want in wants.iter().filter(|w| !w.metadata) {
+            versions.entry(self.name(&want.key)).or_default().insert(self.selected(want));
+        }
+        let mut rounds: Vec<Vec<String>> = Vec::new();
+        for selected in versions.into_values() {
+            for (round, name) in selected.into_iter().enumerate() {
+                if rounds.len() == round {
+                    rounds.push(Vec::new());
+                }
+                rounds[round].push(name);
+            }
+        }
+        rounds
     }
 
     async fn batch(&self, names: &[String]) -> Vec<(String, Read)> {
