@@ -17,7 +17,7 @@ use crate::limits::{Limiter, Limits};
 use crate::metrics::Metrics;
 use crate::reads::{Hooks, Reader, Retries, StoreLabels};
 use crate::refs::Refs;
-use crate::resolver::{StoreResolver, names_no_namespace};
+use crate::resolver::{StoreResolver, names_no_namespace, tells_its_user};
 
 /// A store, and the tenant whose references it is read with: two tenants never share a connection.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -50,9 +50,11 @@ impl StoreView {
         ConnectionKey { store: self.key.clone(), scope: namespace.filter(|_| scoped).cloned() }
     }
 
-    /// Whether the store can't be used alone: a cluster store whose references name no namespace.
+    /// Whether the store can't be used alone: a cluster store whose references name no namespace, or that tells the provider
+    /// which namespace uses it.
     pub fn is_referent(&self) -> bool {
-        self.key.namespace.is_none() && self.spec.provider.0.values().any(names_no_namespace)
+        let of_its_user = |(name, spec): (&String, &serde_json::Value)| names_no_namespace(spec) || tells_its_user(name, spec);
+        self.key.namespace.is_none() && self.spec.provider.0.iter().any(of_its_user)
     }
 }
 

@@ -30,7 +30,7 @@ const REMEMBER: Duration = Duration::from_secs(600);
 /// How long a call waits for another want that may fill its batch; and how long for all of them, and for those that wait for a
 /// worker.
 const FILL: Duration = Duration::from_millis(10);
-const FILLED: Duration = Duration::from_millis(100);
+const FILLED: Duration = Duration::from_millis(250);
 /// Wants that may wait for a call, and for how long: more than that come again later instead of holding up everybody else.
 const CROWD: usize = 256;
 const LONG: Duration = Duration::from_secs(20);

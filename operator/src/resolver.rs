@@ -42,6 +42,11 @@ pub fn namespace_of<'a>(caller: &'a ConnectionKey, field: &str, named: Option<&'
     }
 }
 
+/// Whether a provider is told who uses its store: AWS with session tags that name the namespace.
+pub fn tells_its_user(provider: &str, spec: &Value) -> bool {
+    provider == "aws" && matches!(spec["sessionTagsPolicy"].as_str(), Some("Simple" | "Custom"))
+}
+
 /// Whether a provider's spec holds a reference without a namespace. A reference is an object with a `name` and nothing but
 /// the fields of the API's selectors.
 pub fn names_no_namespace(spec: &Value) -> bool {

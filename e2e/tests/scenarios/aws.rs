@@ -17,7 +17,10 @@ struct OnAws {
 
 impl OnAws {
     async fn new(topic: &str) -> Self {
-        let case = Case::new(topic).await;
+        Self::of(Case::new(topic).await).await
+    }
+
+    async fn of(case: Case) -> Self {
         let aws = aws();
         let key = format!("AKIA{}", case.name.to_uppercase().replace('-', ""));
         aws.key(
@@ -118,7 +121,10 @@ async fn parameter_store_serves_values_versions_and_paths() {
 
 #[tokio::test]
 async fn a_hundred_secrets_and_parameters_are_read_in_batches() {
-    let on = OnAws::new("on-batch").await;
+    // An operator of its own: the shared one's workers have other scenarios' objects too.
+    let on = OnAws::of(Case::with_own_class("on-batch").await).await;
+    let operator = on.case.own_operator("batch", &[]);
+    operator.wait_working();
     for i in 0..100 {
         on.aws.put_secret(&on.name(&format!("s{i}")), &format!("CANARY-{i}")).await;
         on.aws.put_parameter(&format!("/{}", on.name(&format!("p{i}"))), &format!("CANARY-{i}")).await;
@@ -350,4 +356,27 @@ async fn vault_takes_a_service_accounts_web_identity_of_aws() {
     on.case.apply_store("vault", on.case.vault_at(&on.case.harness.vault.url, iam)).await;
     on.case.external_secret("app", json!({"data": [on.case.data("p", "app", "p")]})).await;
     on.case.secret_is("app", &[("p", "CANARY-v")]).await;
+}
+
+#[tokio::test]
+async fn a_cluster_stores_session_says_which_namespace_uses_it() {
+    let on = OnAws::new("on-tags").await;
+    let other = Case::new("on-tags-other").await;
+    on.aws.put_secret(&on.name("app"), "CANARY-v").await;
+    let tags = [("esoNamespace".to_owned(), on.case.name.clone()), ("esoStoreKind".to_owned(), "ClusterSecretStore".to_owned())];
+    let role = Role { trusts: vec![on.key.clone()], tags: tags.into(), names: vec![on.case.name.clone()], ..Role::default() };
+    let arn = on.aws.role(&on.case.name, role);
+    let key = |key: &str| json!({"name": "aws", "namespace": on.case.name, "key": key});
+    let auth = json!({"secretRef": {"accessKeyIDSecretRef": key("id"), "secretAccessKeySecretRef": key("secret")}});
+    let name = format!("tags-{}", on.case.name);
+    let spec = on.spec("SecretsManager", json!({"auth": auth, "role": arn, "sessionTagsPolicy": "Simple"}));
+    on.case.apply_cluster_store(&name, spec, json!([])).await;
+    let store = json!({"name": name, "kind": "ClusterSecretStore"});
+    let object = json!({"secretStoreRef": store, "data": [entry("x", json!({"key": on.name("app")}))]});
+    on.case.external_secret("app", object.clone()).await;
+    on.case.secret_is("app", &[("x", "CANARY-v")]).await;
+    // The role's trust policy admits one namespace: another one has a session of its own, and is not let in by the first.
+    other.external_secret("app", object).await;
+    other.failed("app", &format!("AWS refuses AssumeRole of {arn}")).await;
+    on.case.delete_cluster_store(&name).await;
 }
