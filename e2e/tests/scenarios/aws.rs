@@ -380,3 +380,21 @@ async fn a_cluster_stores_session_says_which_namespace_uses_it() {
     other.failed("app", &format!("AWS refuses AssumeRole of {arn}")).await;
     on.case.delete_cluster_store(&name).await;
 }
+
+#[tokio::test]
+async fn a_refusal_that_passes_does_not_end_reading_in_batches() {
+    let on = OnAws::new("on-passing").await;
+    let entries = ["a", "b"].map(|name| entry(name, json!({"key": on.name(name)})));
+    for name in ["a", "b"] {
+        on.aws.put_secret(&on.name(name), "CANARY-v").await;
+    }
+    let refused = || Fault::Error { status: 400, code: "AccessDeniedException".into(), retry_after: None };
+    on.aws.fail(&on.key, "BatchGetSecretValue", 1, refused());
+    on.aws.fail(&on.key, "GetSecretValue", 2, refused());
+    on.case.apply_store("sm", on.spec("SecretsManager", json!({}))).await;
+    on.object("app", "sm", json!(entries)).await;
+    on.case.failed("app", "AccessDeniedException").await;
+    on.case.force_sync("app").await;
+    on.case.secret_is("app", &[("a", "CANARY-v"), ("b", "CANARY-v")]).await;
+    assert_eq!((on.count(&on.key, "BatchGetSecretValue"), on.count(&on.key, "GetSecretValue")), (2, 2));
+}

@@ -107,11 +107,12 @@ impl SecretsManager {
 
     /// Reads up to twenty; each has a fate of its own.
     async fn batch(&self, ids: &[String]) -> Vec<(String, Result<Arc<Version>>)> {
+        let mut refused = false;
         if !self.singly.load(Ordering::Relaxed) && ids.len() > 1 {
             match self.caller.call(|| self.read_batch(ids)).await {
                 Ok(answers) => return answers,
                 // Whoever may read each of them may still lack the right to read several at once.
-                Err(Error::Denied(_)) => self.singly.store(true, Ordering::Relaxed),
+                Err(Error::Denied(_)) => refused = true,
                 Err(Error::Invalid { .. } | Error::NotFound(_)) => {}
                 Err(error) => return ids.iter().map(|id| (id.clone(), Err(error.clone()))).collect(),
             }
@@ -120,7 +121,12 @@ impl SecretsManager {
             let read = self.caller.call(|| self.read_one(id, None, Some(CURRENT.into()))).await;
             (id.clone(), read.map(Arc::new))
         });
-        crate::in_order(reads.collect(), CONCURRENCY).await
+        let answers = crate::in_order(reads.collect(), CONCURRENCY).await;
+        // If each alone is refused too, it was not for being together, and may pass.
+        if refused && answers.iter().any(|(_, read)| read.is_ok()) {
+            self.singly.store(true, Ordering::Relaxed);
+        }
+        answers
     }
 
     async fn read_batch(&self, ids: &[String]) -> Result<Vec<(String, Result<Arc<Version>>)>> {

@@ -10,7 +10,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use super::{Vault, connect};
 use crate::registry::Options;
 use crate::resolver::Fixed;
-use crate::{Error, Fetched, Provider, Result, Want};
+use crate::{Deleted, Error, Fetched, Provider, Result, Target, Want};
 
 async fn vault(server: &MockServer, more: Value) -> Vault {
     let mut spec = json!({"server": server.uri(), "path": "kv", "auth": {"tokenSecretRef": {"name": "t"}}});
@@ -156,4 +156,21 @@ async fn a_client_certificate_of_the_spec_is_read_and_must_be_a_pair() {
     let bad = made(json!({"certSecretRef": {"name": "c"}, "keySecretRef": {"name": "k"}})).await.unwrap().to_string();
     assert!(bad.starts_with("spec.provider.vault.tls.certSecretRef: is no PEM certificate"), "{bad}");
     assert!(!bad.contains("CANARY"), "{bad}");
+}
+
+#[tokio::test]
+async fn a_property_of_a_deleted_version_is_gone_and_older_versions_stay() {
+    let server = MockServer::start().await;
+    let mount = json!({"data": {"type": "kv", "path": "kv/", "options": {"version": "2"}}});
+    let deleted = json!({"data": {"data": null, "metadata": {"version": 2, "deletion_time": "t", "destroyed": false}}});
+    let ours = json!({"data": {"current_version": 2, "custom_metadata": {"managed-by": "external-secrets"}}});
+    for (at, code, body) in
+        [("/v1/sys/internal/ui/mounts/kv", 200, mount), ("/v1/kv/data/app", 404, deleted), ("/v1/kv/metadata/app", 200, ours)]
+    {
+        let answer = ResponseTemplate::new(code).set_body_json(body);
+        Mock::given(method("GET")).and(path(at)).respond_with(answer).mount(&server).await;
+    }
+    Mock::given(method("DELETE")).respond_with(ResponseTemplate::new(204)).expect(0).mount(&server).await;
+    let target = Target { key: "app".into(), property: Some("p".into()), metadata: None };
+    assert_eq!(vault(&server, json!({})).await.delete(&target).await, Ok(Deleted::Absent));
 }

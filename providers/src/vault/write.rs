@@ -161,7 +161,9 @@ impl Vault {
         if !current.ours {
             return Ok(Deleted::NotOurs);
         }
-        if let (Some(property), Some(mut rest)) = (&target.property, current.data) {
+        if let Some(property) = &target.property {
+            // Without data in the last version there is no property, and older versions can still be brought back.
+            let mut rest = current.data.unwrap_or_default();
             if rest.remove(property).is_none() {
                 return Ok(Deleted::Absent);
             }
