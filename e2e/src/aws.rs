@@ -11,15 +11,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::faults::cut;
 use crate::jwt;
 use crate::process::{Process, free_port};
 use crate::python;
+use crate::serve;
 use crate::signature;
 
 /// The region of everything here.
@@ -126,7 +128,7 @@ impl Aws {
         moto.wait_ready(Duration::from_secs(60), reached);
         let shared = Arc::new(Shared { target: format!("http://127.0.0.1:{port}"), http: client(), ..Shared::default() });
         let app = Router::new().fallback(serve).with_state(shared.clone());
-        let url = serve_apart(app)?;
+        let url = serve::apart(app)?;
         Ok(Self { url, shared, _moto: moto })
     }
 
@@ -203,21 +205,6 @@ impl Aws {
 
 fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().expect("a client")
-}
-
-/// Serves on a thread of its own, for as long as the process lives: a test's runtime ends with the test.
-fn serve_apart(app: Router) -> Result<String, String> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
-    listener.set_nonblocking(true).map_err(|e| e.to_string())?;
-    let url = format!("http://{}", listener.local_addr().map_err(|e| e.to_string())?);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    std::thread::spawn(move || {
-        runtime.block_on(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-            let _ended = axum::serve(listener, app).await;
-        });
-    });
-    Ok(url)
 }
 
 /// A request as the gateway sees it.
@@ -305,12 +292,6 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     let status = if status == 404 { 400 } else { status };
     let kind = if asked.sts { "text/xml" } else { "application/x-amz-json-1.1" };
     (StatusCode::from_u16(status).unwrap_or(StatusCode::OK), [("content-type", kind)], text).into_response()
-}
-
-/// A body that breaks off: the client sees a connection that ends.
-fn cut() -> Response {
-    let broken = futures::stream::once(async { Err::<Bytes, _>(std::io::Error::other("cut")) });
-    Response::new(Body::from_stream(broken))
 }
 
 fn next_fault(shared: &Shared, id: &str, operation: &str) -> Option<Fault> {

@@ -15,6 +15,7 @@ use tokio::sync::OnceCell;
 use crate::aws::Aws;
 use crate::components;
 use crate::control_plane::{ControlPlane, kubeconfig};
+use crate::gcp::Gcp;
 use crate::operator::{Operator, OperatorOptions};
 use crate::vault::Vault;
 
@@ -71,6 +72,9 @@ impl Harness {
     pub fn operator(&self, options: &OperatorOptions) -> Operator {
         let kubeconfig = self.folder.path().join("operator.kubeconfig");
         let mut options = options.clone();
+        if let Some(Ok(gcp)) = GCP.get() {
+            options.env.extend(gcp.environment());
+        }
         if let Some(Ok(aws)) = AWS.get() {
             options.env.push(("AWS_ENDPOINT_URL".into(), aws.url.clone()));
             options.env.push(("AWS_EC2_METADATA_DISABLED".into(), "true".into()));
@@ -96,7 +100,13 @@ pub async fn create_namespace(client: &Client, name: &str) {
 
 /// A token of a service account for the API server.
 pub async fn service_account_token(client: &Client, namespace: &str, name: &str) -> String {
-    let spec = TokenRequestSpec { audiences: Some(vec![]), expiration_seconds: Some(86_400), bound_object_ref: None };
+    token_for(client, namespace, name, &[]).await
+}
+
+/// A token of a service account for somebody else.
+pub async fn token_for(client: &Client, namespace: &str, name: &str, audiences: &[&str]) -> String {
+    let audiences = audiences.iter().map(|a| (*a).to_owned()).collect();
+    let spec = TokenRequestSpec { audiences: Some(audiences), expiration_seconds: Some(86_400), bound_object_ref: None };
     let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let answer = api.create_token_request(name, &PostParams::default(), &request).await.expect("a token");
@@ -181,6 +191,7 @@ static SHARED: OnceLock<Result<Arc<Harness>, String>> = OnceLock::new();
 static INSTALLED: OnceCell<()> = OnceCell::const_new();
 static OPERATOR: OnceLock<Operator> = OnceLock::new();
 static AWS: OnceLock<Result<Aws, String>> = OnceLock::new();
+static GCP: OnceLock<Result<Gcp, String>> = OnceLock::new();
 
 /// The set of this test binary, with CRDs and RBAC installed and one operator running, at TRACE.
 pub async fn shared() -> (Arc<Harness>, &'static Operator) {
@@ -188,6 +199,7 @@ pub async fn shared() -> (Arc<Harness>, &'static Operator) {
         let say = |text: &str| eprintln!("{text}");
         let harness = SHARED.get_or_init(|| Harness::start(false, &say).map(Arc::new)).clone()?;
         AWS.get_or_init(|| Aws::start(harness.folder.path(), &say)).as_ref().map_err(Clone::clone)?;
+        GCP.get_or_init(Gcp::start).as_ref().map_err(Clone::clone)?;
         Ok(harness)
     });
     let harness = started.await.expect("the harness starts").unwrap_or_else(|why: String| panic!("{why}"));
@@ -197,7 +209,9 @@ pub async fn shared() -> (Arc<Harness>, &'static Operator) {
             harness.install(&client).await;
             harness.vault.prepare().await;
             harness.vault.audit_on().await;
-            aws().trust(harness.control_plane.issuer(&client).await);
+            let issuer = harness.control_plane.issuer(&client).await;
+            aws().trust(issuer.clone());
+            gcp().trust(issuer);
             let args = ["--log-level", "trace", "--log-format", "json"].map(str::to_owned).to_vec();
             let operator = harness.operator(&OperatorOptions { args, name: "shared".into(), ..OperatorOptions::default() });
             operator.wait_working();
@@ -212,6 +226,15 @@ pub async fn shared() -> (Arc<Harness>, &'static Operator) {
 pub fn aws() -> &'static Aws {
     match AWS.get() {
         Some(Ok(aws)) => aws,
+        Some(Err(why)) => panic!("{why}"),
+        None => panic!("the harness is not started"),
+    }
+}
+
+/// The Google Cloud of this test binary.
+pub fn gcp() -> &'static Gcp {
+    match GCP.get() {
+        Some(Ok(gcp)) => gcp,
         Some(Err(why)) => panic!("{why}"),
         None => panic!("the harness is not started"),
     }

@@ -8,6 +8,8 @@
 pub mod aws;
 pub mod components;
 pub mod control_plane;
+pub mod faults;
+pub mod gcp;
 pub mod harness;
 pub mod http_api;
 pub mod jwt;
@@ -15,7 +17,9 @@ pub mod operator;
 pub mod process;
 pub mod proxy;
 pub mod python;
+pub mod rsa;
 pub mod scale;
+pub mod serve;
 pub mod signature;
 pub mod table;
 pub mod vault;

@@ -142,7 +142,7 @@ impl Resolver for StoreResolver {
         Ok(secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, SecretBytes::new(bytes.0))).collect())
     }
 
-    async fn ca(&self, field: &str, provider: &CaProvider) -> Result<Vec<u8>> {
+    async fn document(&self, field: &str, provider: &CaProvider) -> Result<Vec<u8>> {
         let namespace = namespace_of(&self.caller, &format!("{field}.namespace"), provider.namespace.as_deref())?;
         let key = provider.key.as_deref().filter(|k| !k.is_empty()).unwrap_or("ca.crt");
         let (kind, name) = (provider.type_, provider.name.as_str());

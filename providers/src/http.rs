@@ -60,7 +60,7 @@ pub(crate) async fn authorities(
     match provider {
         Some(provider) => {
             let field = format!("{field}.caProvider");
-            let pem = resolver.ca(&field, provider).await?;
+            let pem = resolver.document(&field, provider).await?;
             certificates(&field, &pem).map(Some)
         }
         None => Ok(None),

@@ -18,12 +18,19 @@ pub mod error;
 #[cfg(feature = "fake")]
 mod fake;
 mod find;
+#[cfg(feature = "gcp")]
+mod gcp;
+#[cfg(feature = "http")]
+#[cfg_attr(not(any(feature = "aws", feature = "gcp")), allow(dead_code, reason = "shared by providers that this build may lack"))]
+mod held;
 #[cfg(feature = "http")]
 #[cfg_attr(
     not(all(feature = "aws", feature = "kubernetes", feature = "vault", feature = "webhook")),
     allow(dead_code, reason = "shared by providers that this build may lack")
 )]
 mod http;
+#[cfg(feature = "gcp")]
+mod jwt;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 #[cfg_attr(

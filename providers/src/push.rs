@@ -160,6 +160,60 @@ pub(crate) fn merged(push: &Push, current: Option<&Map<String, Value>>) -> Resul
     }
 }
 
+/// A remote secret that is one text, as a push or a deletion finds it.
+pub(crate) struct Current<'a> {
+    value: Option<&'a SecretBytes>,
+    object: Option<Map<String, Value>>,
+}
+
+/// What is left of a remote secret without a property.
+pub(crate) enum Without {
+    /// It has no such property.
+    Absent,
+    /// The others.
+    Rest(SecretBytes),
+    /// Nothing: it was the last one.
+    Nothing,
+}
+
+impl<'a> Current<'a> {
+    pub(crate) fn new(value: Option<&'a SecretBytes>) -> Self {
+        Self { value, object: value.and_then(|v| serde_json::from_slice(v.expose()).ok()) }
+    }
+
+    /// Whether a push that only makes new values has nothing to do.
+    pub(crate) fn has(&self, push: &Push) -> bool {
+        match &push.target.property {
+            None => self.value.is_some(),
+            Some(_) => is_there(push, self.object.as_ref()),
+        }
+    }
+
+    /// The value that a push makes of it; `what` names it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a property of a text that is no JSON object, and for values that JSON can't hold.
+    pub(crate) fn next(&self, push: &Push, what: &str) -> Result<SecretBytes> {
+        match (&push.target.property, self.value) {
+            (None, _) => push.value.to_bytes(),
+            (Some(_), Some(_)) if self.object.is_none() => {
+                Err(Error::invalid("remoteRef.property", format!("{what} holds no JSON object, so it can't take a property")))
+            }
+            (Some(_), _) => Ok(SecretBytes::from(Value::Object(merged(push, self.object.as_ref())?).to_string())),
+        }
+    }
+
+    /// What it is without a property.
+    pub(crate) fn without(self, property: &str) -> Without {
+        let Some(mut rest) = self.object else { return Without::Absent };
+        match rest.remove(property) {
+            None => Without::Absent,
+            Some(_) if rest.is_empty() => Without::Nothing,
+            Some(_) => Without::Rest(SecretBytes::from(Value::Object(rest).to_string())),
+        }
+    }
+}
+
 /// Whether a push that only makes new values has nothing to do.
 pub(crate) fn is_there(push: &Push, current: Option<&Map<String, Value>>) -> bool {
     match (&push.target.property, current) {
@@ -196,6 +250,22 @@ mod tests {
         assert_eq!(merged(&push(None, fields.clone()), None).unwrap(), object(json!({"u": "v"})));
         assert_eq!(merged(&push(Some("p"), fields), None).unwrap(), object(json!({"p": r#"{"u":"v"}"#})));
         assert!(is_there(&one, Some(&there)) && !is_there(&push(Some("q"), Payload::Bytes("x".into())), Some(&there)));
+    }
+
+    #[test]
+    fn one_text_takes_a_property_only_where_it_is_an_object() {
+        let one = push(Some("a"), Payload::Bytes("x".into()));
+        let (object, text) = (SecretBytes::from(r#"{"a": 1}"#), SecretBytes::from("CANARY"));
+        assert!(Current::new(Some(&object)).has(&one) && !Current::new(None).has(&one));
+        assert_eq!(Current::new(Some(&object)).next(&one, "k").unwrap(), SecretBytes::from(r#"{"a":"x"}"#));
+        assert_eq!(Current::new(None).next(&one, "k").unwrap(), SecretBytes::from(r#"{"a":"x"}"#));
+        let error = Current::new(Some(&text)).next(&one, "k").expect_err("no object").to_string();
+        assert!(error.contains("no JSON object") && !error.contains("CANARY"), "{error}");
+        assert!(matches!(Current::new(Some(&object)).without("a"), Without::Nothing));
+        assert!(matches!(Current::new(Some(&object)).without("b"), Without::Absent));
+        assert!(matches!(Current::new(Some(&text)).without("a"), Without::Absent));
+        let two = SecretBytes::from(r#"{"a":1,"b":2}"#);
+        assert!(matches!(Current::new(Some(&two)).without("a"), Without::Rest(rest) if rest == SecretBytes::from(r#"{"b":2}"#)));
     }
 
     #[test]

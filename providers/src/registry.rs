@@ -16,7 +16,7 @@ use crate::{Error, Provider, Resolver, Result};
 pub struct Options {
     /// How long one request to the provider may take.
     pub timeout: Duration,
-    /// Where clouds' services are, by their names in AWS's endpoints, for those that are not where their region says.
+    /// Where clouds' services are that are not where they always are.
     pub endpoints: Arc<Endpoints>,
     /// Where connections may go.
     pub egress: Arc<Egress>,
@@ -28,7 +28,8 @@ impl Default for Options {
     }
 }
 
-/// URLs of services that are not where their region says: private endpoints, and emulators.
+/// URLs of services that are not where they always are: private endpoints, and emulators. AWS's go by their names in its
+/// endpoints, others have their cloud before it, such as `gcp/sts`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints(pub BTreeMap<String, String>);
 
@@ -39,7 +40,8 @@ impl Endpoints {
     }
 
     /// From the variables that AWS's tools read (`AWS_ENDPOINT_URL_SSM`, `AWS_ENDPOINT_URL`) and those of other operators of
-    /// this API (`AWS_SSM_ENDPOINT`), which go first. `variable` reads one of them.
+    /// this API (`AWS_SSM_ENDPOINT`), which go first; and those that Google's read (`CLOUDSDK_API_ENDPOINT_OVERRIDES_STS`,
+    /// `GCE_METADATA_HOST`). `variable` reads one of them.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let services = [("secretsmanager", "SECRETS_MANAGER", "SECRETSMANAGER"), ("ssm", "SSM", "SSM"), ("sts", "STS", "STS")];
         let url = |(name, sdk, other): (&str, &str, &str)| {
@@ -47,7 +49,13 @@ impl Endpoints {
             let found = names.iter().find_map(|name| variable(name).filter(|url| !url.is_empty()))?;
             Some((name.to_owned(), found))
         };
-        Self(services.into_iter().filter_map(url).collect())
+        let google = ["secretmanager", "sts", "iamcredentials", "securetoken", "oauth2"].into_iter().filter_map(|name| {
+            let found = variable(&format!("CLOUDSDK_API_ENDPOINT_OVERRIDES_{}", name.to_uppercase()))?;
+            Some((format!("gcp/{name}"), found)).filter(|(_, url)| !url.is_empty())
+        });
+        let metadata = variable("GCE_METADATA_HOST").filter(|host| !host.is_empty());
+        let metadata = metadata.map(|host| ("gcp/metadata".to_owned(), format!("http://{host}")));
+        Self(services.into_iter().filter_map(url).chain(google).chain(metadata).collect())
     }
 }
 
@@ -77,6 +85,7 @@ macro_rules! registry {
 registry! {
     "aws" "aws" => aws,
     "fake" "fake" => fake,
+    "gcp" "gcpsm" => gcp,
     "kubernetes" "kubernetes" => kubernetes,
     "vault" "openbao" => vault::openbao,
     "vault" "vault" => vault,
@@ -130,7 +139,7 @@ mod tests {
             (serde_json::json!({"fake": {"data": []}, "vault": {}}), "names fake and vault"),
             (
                 serde_json::json!({"acme": {}}),
-                "spec.provider.acme is no provider of this build; known: aws, fake, kubernetes, openbao, vault, webhook",
+                "spec.provider.acme is no provider of this build; known: aws, fake, gcpsm, kubernetes, openbao, vault, webhook",
             ),
             (serde_json::json!({"vault": {}}), "missing field `server`"),
             (serde_json::json!({"fake": {"data": [{"key": "a", "value": ["canary"]}]}}), "spec.provider.fake: invalid type"),

@@ -25,8 +25,8 @@ pub trait Resolver: Send + Sync {
         label: Option<(&str, &str)>,
     ) -> Result<BTreeMap<String, SecretBytes>>;
 
-    /// PEM of certificate authorities from a Secret or ConfigMap.
-    async fn ca(&self, field: &str, provider: &CaProvider) -> Result<Vec<u8>>;
+    /// Text that is no secret, from a ConfigMap or a Secret: certificate authorities, configurations.
+    async fn document(&self, field: &str, provider: &CaProvider) -> Result<Vec<u8>>;
 
     /// A fresh token of a service account, for `audiences` and the selector's own; none at all means the API server's.
     async fn service_account_token(
@@ -96,7 +96,7 @@ impl Resolver for Fixed {
     ) -> Result<BTreeMap<String, SecretBytes>> {
         Ok(BTreeMap::from([("key".to_owned(), SecretBytes::from(self.0.as_str()))]))
     }
-    async fn ca(&self, _: &str, _: &CaProvider) -> Result<Vec<u8>> {
+    async fn document(&self, _: &str, _: &CaProvider) -> Result<Vec<u8>> {
         Ok(self.0.as_bytes().to_vec())
     }
     async fn service_account_token(&self, _: &str, _: &ServiceAccountSelector, _: &[String], _: Duration) -> Result<SecretBytes> {

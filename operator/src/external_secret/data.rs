@@ -98,7 +98,13 @@ fn property(payload: &Payload, property: &str) -> Result<SecretBytes, ValueError
         Some(raw) => Ok(text_of(raw)),
         None => match gjson::get(text, property) {
             Ok(Some(found)) => Ok(SecretBytes::from(found)),
-            Ok(None) => Err(ValueError::Missing(format!("the value has no property {property}; it has {}", top_keys(text)))),
+            Ok(None) => match property.split_once('.').and_then(|(first, rest)| Some((literal(text, first)?, rest))) {
+                // Names with dots in them, such as those of annotations: `annotations.example.com/team`.
+                Some((inner, rest)) if inner.get().starts_with('{') && literal(inner.get(), rest).is_some() => {
+                    self::property(&Payload::Bytes(SecretBytes::from(inner.get())), rest)
+                }
+                _ => Err(ValueError::Missing(format!("the value has no property {property}; it has {}", top_keys(text)))),
+            },
             Err(error) => Err(ValueError::Unusable(format!("property {property}: {error}"))),
         },
     }

@@ -1,9 +1,12 @@
 //! Who somebody is on AWS, for others to ask: a signed request to STS that is handed over instead of being sent. Vault's AWS
-//! method sends it, and believes the answer.
+//! method and Google's token service send it, and believe the answer.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
+#[cfg(feature = "gcp")]
+use aws_config::meta::region::RegionProviderChain;
+use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4::SigningParams;
 use base64::Engine;
@@ -23,7 +26,8 @@ const GLOBAL: &str = "us-east-1";
 const BODY: &str = "Action=GetCallerIdentity&Version=2011-06-15";
 const CONTENT_TYPE: &str = "application/x-www-form-urlencoded; charset=utf-8";
 
-/// An identity that can be shown.
+/// An identity that Vault can be shown.
+#[cfg(feature = "vault")]
 pub(crate) struct CallerIdentity {
     field: String,
     identity: Identity,
@@ -32,6 +36,7 @@ pub(crate) struct CallerIdentity {
     server_id: Option<String>,
 }
 
+#[cfg(feature = "vault")]
 impl CallerIdentity {
     /// From `auth.iam` of a Vault store, which stands at `field`.
     pub(crate) async fn new(field: String, spec: &VaultIamAuth, resolver: Arc<dyn Resolver>, options: &Options) -> Result<Self> {
@@ -56,26 +61,11 @@ impl CallerIdentity {
 
     /// The body of a login with Vault's AWS method (API documentation of auth/aws: Login, type iam).
     pub(crate) async fn login(&self, role: &str) -> Result<Value> {
-        let broken = |why: String| Error::invalid(&self.field, format!("makes no signed request ({why})"));
-        let signer = self.identity.credentials().await?.into();
-        let params = SigningParams::builder()
-            .identity(&signer)
-            .region(&self.region)
-            .name("sts")
-            .time(SystemTime::now())
-            .settings(SigningSettings::default())
-            .build()
-            .map_err(|error| broken(error.to_string()))?
-            .into();
-        let host = self.url[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
-        let mut headers = vec![("host", host.as_str()), ("content-type", CONTENT_TYPE)];
+        let credentials = self.identity.credentials().await?;
+        let mut headers = vec![("content-type", CONTENT_TYPE)];
         headers.extend(self.server_id.as_deref().map(|id| ("x-vault-aws-iam-server-id", id)));
-        let body = SignableBody::Bytes(BODY.as_bytes());
-        let request = SignableRequest::new("POST", self.url.as_str(), headers.iter().copied(), body)
-            .map_err(|error| broken(error.to_string()))?;
-        let (instructions, _) = sign(request, &params).map_err(|error| broken(error.to_string()))?.into_parts();
-        let all = headers.iter().copied().chain(instructions.headers());
-        let all: Map<String, Value> = all.map(|(name, value)| (name.to_owned(), json!([value]))).collect();
+        let all = signed(&self.field, credentials, &self.region, &self.url, &headers, BODY)?;
+        let all: Map<String, Value> = all.into_iter().map(|(name, value)| (name, json!([value]))).collect();
         Ok(json!({
             "role": role,
             "iam_http_request_method": "POST",
@@ -83,5 +73,96 @@ impl CallerIdentity {
             "iam_request_body": STANDARD.encode(BODY),
             "iam_request_headers": STANDARD.encode(Value::Object(all).to_string()),
         }))
+    }
+}
+
+/// The headers of a POST to STS, with its signature among them.
+fn signed(
+    field: &str,
+    credentials: Credentials,
+    region: &str,
+    url: &Url,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Vec<(String, String)>> {
+    let broken = |why: String| Error::invalid(field, format!("makes no signed request ({why})"));
+    let signer = credentials.into();
+    let params = SigningParams::builder()
+        .identity(&signer)
+        .region(region)
+        .name("sts")
+        .time(SystemTime::now())
+        .settings(SigningSettings::default())
+        .build()
+        .map_err(|error| broken(error.to_string()))?
+        .into();
+    let host = url[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
+    let headers: Vec<(&str, &str)> = [("host", host.as_str())].into_iter().chain(headers.iter().copied()).collect();
+    let request = SignableRequest::new("POST", url.as_str(), headers.iter().copied(), SignableBody::Bytes(body.as_bytes()))
+        .map_err(|error| broken(error.to_string()))?;
+    let (instructions, _) = sign(request, &params).map_err(|error| broken(error.to_string()))?.into_parts();
+    let all = headers.iter().copied().chain(instructions.headers());
+    Ok(all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+}
+
+/// Who somebody is on AWS, as Google's token service wants it shown: a signed request in JSON, escaped like a URL
+/// (<https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token>, `subjectToken`).
+#[cfg(feature = "gcp")]
+pub(crate) struct Shown {
+    field: String,
+    who: Who,
+    region: String,
+    audience: String,
+}
+
+#[cfg(feature = "gcp")]
+enum Who {
+    Keys(Credentials),
+    Machine(Box<aws_config::default_provider::credentials::DefaultCredentialsChain>),
+}
+
+#[cfg(feature = "gcp")]
+impl Shown {
+    /// By access keys, which stand at `field`.
+    pub(crate) fn with_keys(
+        field: &str,
+        (id, secret, session): (&str, &str, Option<&str>),
+        region: &str,
+        audience: &str,
+    ) -> Result<Self> {
+        wire::check_region(field, region)?;
+        let who = Who::Keys(Credentials::new(id, secret, session.map(str::to_owned), None, "lockstep"));
+        Ok(Self { field: field.to_owned(), who, region: region.to_owned(), audience: audience.to_owned() })
+    }
+
+    /// By the operator's own machine.
+    pub(crate) async fn of_machine(field: &str, audience: &str, options: &Options) -> Result<Self> {
+        let carrier = Carrier::new(options)?;
+        let config = super::identity::own_config(&carrier, None);
+        let machine = aws_config::imds::region::ImdsRegionProvider::builder().configure(&config).build();
+        let named = aws_config::environment::region::EnvironmentVariableRegionProvider::new();
+        let region = RegionProviderChain::first_try(named).or_else(machine).region().await;
+        let region = region.ok_or_else(|| Error::invalid(field, "the operator's own machine says no AWS region"))?.to_string();
+        wire::check_region(field, &region)?;
+        let who = Who::Machine(Box::new(super::identity::own_chain(&carrier, &region).await));
+        Ok(Self { field: field.to_owned(), who, region, audience: audience.to_owned() })
+    }
+
+    /// The token to exchange.
+    pub(crate) async fn subject_token(&self) -> Result<zeroize::Zeroizing<String>> {
+        use aws_credential_types::provider::ProvideCredentials;
+        let credentials = match &self.who {
+            Who::Keys(credentials) => credentials.clone(),
+            Who::Machine(chain) => {
+                chain.provide_credentials().await.map_err(|error| super::identity::own_failure(&self.field, &error))?
+            }
+        };
+        let text = format!("https://sts.{}.amazonaws.com?{BODY}", self.region);
+        let url = Url::parse(&text).map_err(|_| Error::invalid(&self.field, "makes no URL of STS"))?;
+        let headers = [("x-goog-cloud-target-resource", self.audience.as_str())];
+        let headers = signed(&self.field, credentials, &self.region, &url, &headers, "")?;
+        let headers: Vec<Value> = headers.into_iter().map(|(key, value)| json!({"key": key, "value": value})).collect();
+        let token = json!({"url": text, "method": "POST", "headers": headers}).to_string();
+        Ok(zeroize::Zeroizing::new(url::form_urlencoded::byte_serialize(token.as_bytes()).collect()))
     }
 }

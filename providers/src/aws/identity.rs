@@ -14,18 +14,12 @@ use aws_sdk_sts::types::Tag;
 use aws_smithy_async::rt::sleep::TokioSleep;
 use lockstep_crds::meta::ServiceAccountSelector;
 use lockstep_crds::store::aws::{AwsAuth, AwsKeys};
-use tokio::sync::Mutex;
 
 use super::wire::{self, Carrier};
+use crate::held::Held;
 use crate::registry::Options;
 use crate::{Error, Resolver, Result};
 
-/// How long before their end credentials are got again, at most a fifth of their life.
-const AHEAD: Duration = Duration::from_secs(300);
-/// How long credentials that could not be renewed are kept before the next try.
-const TRY_AGAIN: Duration = Duration::from_secs(30);
-/// How long a refusal is the answer for everybody.
-const REFUSAL_HOLDS: Duration = Duration::from_secs(30);
 /// Life of the token that is exchanged, and of credentials that do not say when they end.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// Where a service account says which role it is.
@@ -51,22 +45,14 @@ enum Source {
     Own { field: String, chain: Box<DefaultCredentialsChain> },
 }
 
-#[derive(Default)]
-struct Held {
-    credentials: Option<Credentials>,
-    /// When others are got.
-    renew: Option<SystemTime>,
-    refused: Option<(Error, SystemTime)>,
-}
-
-/// Keeps the credentials of a connection. One lock: whoever comes while they are got waits for those.
+/// Gets the credentials of a connection, and keeps them.
 pub(super) struct Identity {
     source: Source,
     roles: Vec<Role>,
     sts: aws_sdk_sts::Client,
     region: String,
     resolver: Arc<dyn Resolver>,
-    held: Mutex<Held>,
+    held: Held<Credentials>,
 }
 
 impl fmt::Debug for Identity {
@@ -110,7 +96,7 @@ impl Identity {
         let mut config = aws_sdk_sts::config::Builder::from(&wire::config(carrier, region, options, None));
         config.set_endpoint_url(options.endpoints.get("sts"));
         let sts = aws_sdk_sts::Client::from_conf(config.build());
-        Ok(Self { source, roles, sts, region: region.to_owned(), resolver, held: Mutex::default() })
+        Ok(Self { source, roles, sts, region: region.to_owned(), resolver, held: Held::default() })
     }
 
     /// Credentials that are good now.
@@ -118,39 +104,13 @@ impl Identity {
     /// # Errors
     /// [`Error::Denied`] names the step that was refused, and by which code.
     pub(super) async fn credentials(&self) -> Result<Credentials> {
-        let mut held = self.held.lock().await;
-        let now = SystemTime::now();
-        if let Some(credentials) = &held.credentials
-            && held.renew.is_none_or(|renew| now < renew)
-        {
-            return Ok(credentials.clone());
-        }
-        if let Some((error, at)) = &held.refused
-            && at.elapsed().is_ok_and(|since| since < REFUSAL_HOLDS)
-        {
-            return Err(error.clone());
-        }
         // Boxed: the SDK's futures are large and deep, and most calls find credentials that are there.
-        match Box::pin(self.load()).await {
-            Ok(credentials) => {
-                let life = credentials.expiry().map(|end| end.duration_since(now).unwrap_or_default());
-                let renew = life.map(|life| now + life.saturating_sub(AHEAD.min(life / 5)));
-                *held = Held { credentials: Some(credentials.clone()), renew, refused: None };
-                Ok(credentials)
-            }
-            Err(error) => {
-                let lives = |c: &Credentials| c.expiry().is_none_or(|end| now + TRY_AGAIN < end);
-                if let Some(credentials) = held.credentials.clone().filter(lives) {
-                    tracing::warn!(region = %self.region, %error, "AWS credentials could not be renewed ahead of their end");
-                    held.renew = Some(now + TRY_AGAIN);
-                    return Ok(credentials);
-                }
-                if matches!(error, Error::Denied(_) | Error::Invalid { .. }) {
-                    held.refused = Some((error.clone(), now));
-                }
-                Err(error)
-            }
-        }
+        let load = Box::pin(async {
+            let credentials = self.load().await?;
+            let end = credentials.expiry();
+            Ok((credentials, end))
+        });
+        self.held.get(load).await
     }
 
     /// Others than `stale`, which AWS says have ended; none when there can be no others.
@@ -158,12 +118,7 @@ impl Identity {
         if matches!(self.source, Source::Keys(_)) && self.roles.is_empty() {
             return Ok(None);
         }
-        {
-            let mut held = self.held.lock().await;
-            if held.credentials.as_ref().is_some_and(|c| c.access_key_id() == stale.access_key_id()) {
-                held.credentials = None;
-            }
-        }
+        self.held.forget(|held| held.access_key_id() == stale.access_key_id()).await;
         self.credentials().await.map(Some)
     }
 
@@ -271,16 +226,19 @@ async fn read_keys(field: &str, keys: &AwsKeys, resolver: &dyn Resolver) -> Resu
 }
 
 /// The operator's own pod: environment, web identity, EKS Pod Identity, the machine's role.
-async fn own_chain(carrier: &Carrier, region: &str) -> DefaultCredentialsChain {
-    let config = ProviderConfig::empty()
-        .with_region(Some(aws_types::region::Region::new(region.to_owned())))
-        .with_http_client(carrier.clone())
-        .with_sleep_impl(TokioSleep::new())
-        .with_behavior_version(Some(aws_smithy_runtime_api::client::behavior_version::BehaviorVersion::latest()));
-    DefaultCredentialsChain::builder().configure(config).build().await
+pub(super) async fn own_chain(carrier: &Carrier, region: &str) -> DefaultCredentialsChain {
+    DefaultCredentialsChain::builder().configure(own_config(carrier, Some(region))).build().await
 }
 
-fn own_failure(field: &str, error: &CredentialsError) -> Error {
+pub(super) fn own_config(carrier: &Carrier, region: Option<&str>) -> ProviderConfig {
+    ProviderConfig::empty()
+        .with_region(region.map(|region| aws_types::region::Region::new(region.to_owned())))
+        .with_http_client(carrier.clone())
+        .with_sleep_impl(TokioSleep::new())
+        .with_behavior_version(Some(aws_smithy_runtime_api::client::behavior_version::BehaviorVersion::latest()))
+}
+
+pub(super) fn own_failure(field: &str, error: &CredentialsError) -> Error {
     let why = crate::http::causes(error, &[]);
     match error {
         CredentialsError::CredentialsNotLoaded(_) => Error::Denied(format!(

@@ -3,7 +3,7 @@
 //! [`connect`] checks the spec; [`identity`] holds the credentials; [`secrets_manager`] and [`parameter_store`] turn keys into
 //! calls and answers into values; [`wire`] carries the SDK's requests and says what a failure means.
 
-#[cfg(feature = "vault")]
+#[cfg(any(feature = "gcp", feature = "vault"))]
 pub(crate) mod iam;
 mod identity;
 mod parameter_store;

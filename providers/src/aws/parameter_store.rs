@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::types::{Parameter, ParameterStringFilter, ParameterTier, ParameterType, ResourceTypeForTagging, Tag};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::wire::failure;
 use super::{CONCURRENCY, Caller, tags_json};
-use crate::push::{is_there, merged, not_ours, settings};
+use crate::push::{Current, Without, not_ours, settings};
 use crate::{Deleted, Error, Fetched, Find, Found, MANAGED_BY, Payload, Push, Pushed, Result, SecretBytes, Target, Want};
 
 /// Names in one GetParameters (API reference: Names, at most 10).
@@ -234,27 +234,16 @@ impl ParameterStore {
         let given: Settings = settings(push.target.metadata.as_ref())?;
         let name = self.name(&push.target.key);
         let current = self.current(&name).await?;
-        let text = current.as_ref().map(|parameter| parameter.value().unwrap_or_default());
-        let object: Option<Map<String, Value>> = text.and_then(|text| serde_json::from_str(text).ok());
-        let there = match &push.target.property {
-            None => current.is_some(),
-            Some(_) => is_there(push, object.as_ref()),
-        };
-        if push.only_new && there {
+        let text = current.as_ref().map(|parameter| SecretBytes::from(parameter.value().unwrap_or_default()));
+        let now = Current::new(text.as_ref());
+        if push.only_new && now.has(push) {
             return Ok(Pushed::Unchanged);
         }
         if current.is_some() && !is_ours(&self.tags(&name).await?) {
             return Err(not_ours(&name, &format!("the tag {}={}", MANAGED_BY.0, MANAGED_BY.1)));
         }
-        let value = match &push.target.property {
-            None => push.value.to_text()?,
-            Some(_) if current.is_some() && object.is_none() => {
-                let why = format!("{name} holds no JSON object, so it can't take a property");
-                return Err(Error::invalid("remoteRef.property", why));
-            }
-            Some(_) => Value::Object(merged(push, object.as_ref())?).to_string(),
-        };
-        if text == Some(value.as_str()) {
+        let value = Payload::Bytes(now.next(push, &name)?).to_text()?;
+        if text == Some(SecretBytes::from(value.as_str())) {
             return Ok(Pushed::Unchanged);
         }
         self.put(&name, value, &given, current.as_deref()).await?;
@@ -287,14 +276,14 @@ impl ParameterStore {
             return Ok(Deleted::NotOurs);
         }
         if let Some(property) = &target.property {
-            let object = serde_json::from_str::<Map<String, Value>>(current.value().unwrap_or_default()).ok();
-            let Some(mut rest) = object else { return Ok(Deleted::Absent) };
-            if rest.remove(property).is_none() {
-                return Ok(Deleted::Absent);
-            }
-            if !rest.is_empty() {
-                let rest = Value::Object(rest).to_string();
-                return self.put(&name, rest, &Settings::default(), Some(&current)).await.map(|()| Deleted::Done);
+            let text = SecretBytes::from(current.value().unwrap_or_default());
+            match Current::new(Some(&text)).without(property) {
+                Without::Absent => return Ok(Deleted::Absent),
+                Without::Rest(rest) => {
+                    let rest = Payload::Bytes(rest).to_text()?;
+                    return self.put(&name, rest, &Settings::default(), Some(&current)).await.map(|()| Deleted::Done);
+                }
+                Without::Nothing => {}
             }
         }
         let what = format!("DeleteParameter of {name}");

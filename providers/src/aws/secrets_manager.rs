@@ -12,11 +12,10 @@ use aws_sdk_secretsmanager::types::{Filter, FilterNameStringType, SecretValueEnt
 use aws_smithy_types::Blob;
 use lockstep_crds::store::aws::AwsSecretsManager;
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use super::wire::{coded, failure};
 use super::{CONCURRENCY, Caller, tags_json};
-use crate::push::{is_there, merged, not_ours, settings};
+use crate::push::{Current, Without, not_ours, settings};
 use crate::{Deleted, Error, Fetched, Find, Found, MANAGED_BY, Payload, Push, Pushed, Result, SecretBytes, Target, Want};
 
 /// Secrets in one BatchGetSecretValue (API reference: SecretIdList, at most 20).
@@ -252,12 +251,8 @@ impl SecretsManager {
             },
             None => None,
         };
-        let object: Option<Map<String, Value>> = current.as_ref().and_then(|c| serde_json::from_slice(c.expose()).ok());
-        let there = match &push.target.property {
-            None => current.is_some(),
-            Some(_) => is_there(push, object.as_ref()),
-        };
-        if push.only_new && there {
+        let now = Current::new(current.as_ref());
+        if push.only_new && now.has(push) {
             return Ok(Pushed::Unchanged);
         }
         if let Some(described) = &described
@@ -265,14 +260,7 @@ impl SecretsManager {
         {
             return Err(not_ours(&id, &format!("the tag {}={}", MANAGED_BY.0, MANAGED_BY.1)));
         }
-        let value = match (&push.target.property, &current) {
-            (None, _) => push.value.to_bytes()?,
-            (Some(_), Some(_)) if object.is_none() => {
-                let why = format!("{id} holds no JSON object, so it can't take a property");
-                return Err(Error::invalid("remoteRef.property", why));
-            }
-            (Some(_), _) => SecretBytes::from(Value::Object(merged(push, object.as_ref())?).to_string()),
-        };
+        let value = now.next(push, &id)?;
         let tags: BTreeMap<&str, &str> = given.all_tags();
         match (&described, &current) {
             (None, _) => self.create(&id, &value, &given, &tags).await.map(|()| Pushed::Created),
@@ -346,14 +334,10 @@ impl SecretsManager {
         }
         if let Some(property) = &target.property {
             let current = self.caller.call(|| self.read_one(&id, None, Some(CURRENT.into()))).await?.value;
-            let object = current.and_then(|c| serde_json::from_slice::<Map<String, Value>>(c.expose()).ok());
-            let Some(mut rest) = object else { return Ok(Deleted::Absent) };
-            if rest.remove(property).is_none() {
-                return Ok(Deleted::Absent);
-            }
-            if !rest.is_empty() {
-                let rest = SecretBytes::from(Value::Object(rest).to_string());
-                return self.put(&id, &rest, &Settings::default()).await.map(|()| Deleted::Done);
+            match Current::new(current.as_ref()).without(property) {
+                Without::Absent => return Ok(Deleted::Absent),
+                Without::Rest(rest) => return self.put(&id, &rest, &Settings::default()).await.map(|()| Deleted::Done),
+                Without::Nothing => {}
             }
         }
         let what = format!("DeleteSecret of {id}");

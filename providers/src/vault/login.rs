@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lockstep_crds::meta::{SecretKeySelector, ServiceAccountSelector};
-use lockstep_crds::store::vault::{VaultAppRole, VaultAuth, VaultIamAuth, VaultJwtAuth, VaultKubernetesAuth};
+use lockstep_crds::store::vault::{VaultAppRole, VaultAuth, VaultGcpAuth, VaultIamAuth, VaultJwtAuth, VaultKubernetesAuth};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -46,6 +46,12 @@ pub(super) enum Login {
         role: String,
         caller: Box<crate::aws::iam::CallerIdentity>,
     },
+    #[cfg(feature = "gcp")]
+    Gcp {
+        path: String,
+        role: String,
+        signed: Box<crate::gcp::signed::SignedIdentity>,
+    },
 }
 
 impl Login {
@@ -59,7 +65,7 @@ impl Login {
         options: &Options,
     ) -> Result<(Self, Option<CertRefs>)> {
         let field = format!("{FIELD}.auth");
-        let known = "tokenSecretRef, appRole, kubernetes, jwt, userPass, ldap, cert, iam";
+        let known = "tokenSecretRef, appRole, kubernetes, jwt, userPass, ldap, cert, iam, gcp";
         let auth = auth.ok_or_else(|| Error::invalid(&field, format!("is not set; name one of {known}")))?;
         let named: Vec<&str> = [
             ("tokenSecretRef", auth.token_secret_ref.is_some()),
@@ -119,9 +125,10 @@ impl Login {
             return Ok((Self::Cert { path: mount(&cert.path), role: cert.vault_role.clone() }, Some(refs)));
         } else if let Some(iam) = &auth.iam {
             Self::iam(&format!("{field}.iam"), iam, resolver, options).await?
+        } else if let Some(gcp) = &auth.gcp {
+            Self::gcp(&format!("{field}.gcp"), gcp, resolver, options).await?
         } else {
-            let method = named.join(" and ");
-            return Err(Error::Unsupported(format!("{field}.{method} is not served yet; use one of {known}")));
+            return Err(Error::Unsupported(format!("{field}: use one of {known}")));
         };
         Ok((login, None))
     }
@@ -131,6 +138,17 @@ impl Login {
         let path = mount(iam.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("aws"));
         let caller = crate::aws::iam::CallerIdentity::new(field.to_owned(), iam, resolver.clone(), options).await?;
         Ok(Self::Iam { path, role: iam.vault_role.clone(), caller: Box::new(caller) })
+    }
+
+    #[cfg(feature = "gcp")]
+    async fn gcp(field: &str, gcp: &VaultGcpAuth, resolver: &Arc<dyn Resolver>, options: &Options) -> Result<Self> {
+        let signed = crate::gcp::signed::SignedIdentity::new(field.to_owned(), gcp, resolver.clone(), options).await?;
+        Ok(Self::Gcp { path: mount(&gcp.path), role: gcp.role.clone(), signed: Box::new(signed) })
+    }
+
+    #[cfg(not(feature = "gcp"))]
+    async fn gcp(field: &str, _: &VaultGcpAuth, _: &Arc<dyn Resolver>, _: &Options) -> Result<Self> {
+        Err(Error::Unsupported(format!("{field} needs a build with the gcp provider")))
     }
 
     #[cfg(not(feature = "aws"))]
@@ -369,6 +387,8 @@ impl Session {
             }
             #[cfg(feature = "aws")]
             Login::Iam { path, role, caller } => (login_path(path, None)?, Box::pin(caller.login(role)).await?),
+            #[cfg(feature = "gcp")]
+            Login::Gcp { path, role, signed } => (login_path(path, None)?, Box::pin(signed.login(role)).await?),
             Login::Password { field, path, username, password } => {
                 let password = read(&format!("{field}.secretRef"), password, "password").await?;
                 (login_path(path, Some(username))?, json!({"password": password.as_str()}))

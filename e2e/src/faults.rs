@@ -1,0 +1,158 @@
+//! What can go wrong between a client and a server: before any of the servers here, and as a proxy before any other.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, request::Parts};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+use crate::serve;
+
+/// What goes wrong.
+#[derive(Clone)]
+pub enum Fault {
+    /// Another answer than the server's, which is not asked.
+    Answer {
+        /// HTTP status.
+        status: u16,
+        /// `Retry-After`, in seconds.
+        retry_after: Option<u64>,
+        /// The body, such as a cloud's own error.
+        body: String,
+    },
+    /// The request waits.
+    Late(Duration),
+    /// The connection ends without an answer.
+    Cut,
+    /// The answer's body comes byte by byte, with this between them.
+    Slow(Duration),
+    /// The answer's JSON is another, such as a batch without some of its parts.
+    Change(Arc<dyn Fn(Value) -> Value + Send + Sync>),
+}
+
+type When = Arc<dyn Fn(&Parts, &Bytes) -> bool + Send + Sync>;
+
+struct Rule {
+    when: When,
+    left: usize,
+    fault: Fault,
+}
+
+/// Faults that are to happen, and how often still.
+#[derive(Clone, Default)]
+pub struct Faults(Arc<Mutex<Vec<Rule>>>);
+
+impl Faults {
+    /// Lets the next requests for which `when` holds go wrong, so many times.
+    pub fn add(&self, times: usize, fault: Fault, when: impl Fn(&Parts, &Bytes) -> bool + Send + Sync + 'static) {
+        self.rules().push(Rule { when: Arc::new(when), left: times, fault });
+    }
+
+    /// Puts them before a server.
+    pub fn before(&self, server: Router) -> Router {
+        server.layer(from_fn_with_state(self.clone(), disturb))
+    }
+
+    /// Puts them before a server elsewhere; answers the URL of the proxy.
+    ///
+    /// # Errors
+    /// Why there is no port.
+    pub fn proxy(&self, target: &str) -> Result<String, String> {
+        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+        let onward = Onward { target: target.trim_end_matches('/').to_owned(), http: http.map_err(|e| e.to_string())? };
+        serve::apart(self.before(Router::new().fallback(forward).with_state(onward)))
+    }
+
+    fn rules(&self) -> MutexGuard<'_, Vec<Rule>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn next(&self, parts: &Parts, body: &Bytes) -> Option<Fault> {
+        let mut rules = self.rules();
+        let at = rules.iter().position(|rule| rule.left > 0 && (rule.when)(parts, body))?;
+        rules[at].left -= 1;
+        let fault = rules[at].fault.clone();
+        rules.retain(|rule| rule.left > 0);
+        Some(fault)
+    }
+}
+
+async fn disturb(State(faults): State<Faults>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, 16 << 20).await else { return StatusCode::BAD_REQUEST.into_response() };
+    let fault = faults.next(&parts, &body);
+    let request = Request::from_parts(parts, Body::from(body));
+    match fault {
+        None => next.run(request).await,
+        Some(Fault::Cut) => cut(),
+        Some(Fault::Late(wait)) => {
+            tokio::time::sleep(wait).await;
+            next.run(request).await
+        }
+        Some(Fault::Answer { status, retry_after, body }) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::IM_A_TEAPOT);
+            let mut response = (status, [("content-type", "application/json")], body).into_response();
+            if let Some(seconds) = retry_after {
+                response.headers_mut().insert("retry-after", seconds.into());
+            }
+            response
+        }
+        Some(Fault::Slow(pause)) => {
+            let (parts, body) = next.run(request).await.into_parts();
+            let bytes = axum::body::to_bytes(body, 16 << 20).await.unwrap_or_default();
+            let bytes = futures::stream::unfold(bytes, move |mut left| async move {
+                if left.is_empty() {
+                    return None;
+                }
+                tokio::time::sleep(pause).await;
+                Some((Ok::<_, std::io::Error>(left.split_to(1)), left))
+            });
+            Response::from_parts(parts, Body::from_stream(bytes))
+        }
+        Some(Fault::Change(change)) => {
+            let (mut parts, body) = next.run(request).await.into_parts();
+            let bytes = axum::body::to_bytes(body, 16 << 20).await.unwrap_or_default();
+            let changed = change(serde_json::from_slice(&bytes).unwrap_or_default());
+            parts.headers.remove("content-length");
+            Response::from_parts(parts, Body::from(changed.to_string()))
+        }
+    }
+}
+
+/// A body that breaks off: the client sees a connection that ends.
+pub fn cut() -> Response {
+    let broken = futures::stream::once(async { Err::<Bytes, _>(std::io::Error::other("cut")) });
+    Response::new(Body::from_stream(broken))
+}
+
+#[derive(Clone)]
+struct Onward {
+    target: String,
+    http: reqwest::Client,
+}
+
+async fn forward(State(onward): State<Onward>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, 16 << 20).await else { return StatusCode::BAD_REQUEST.into_response() };
+    let url = format!("{}{}", onward.target, parts.uri.path_and_query().map_or("/", |p| p.as_str()));
+    let mut headers = parts.headers;
+    hop_by_hop(&mut headers);
+    let Ok(answer) = onward.http.request(parts.method, url).headers(headers).body(body).send().await else { return cut() };
+    let (status, mut headers) = (answer.status(), answer.headers().clone());
+    hop_by_hop(&mut headers);
+    let Ok(body) = answer.bytes().await else { return cut() };
+    let mut response = (status, body).into_response();
+    *response.headers_mut() = headers;
+    response
+}
+
+fn hop_by_hop(headers: &mut HeaderMap) {
+    for name in ["connection", "transfer-encoding", "content-length", "keep-alive"] {
+        headers.remove(name);
+    }
+}

@@ -1,0 +1,80 @@
+//! Vault: both versions of KV, on a real one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use lockstep_e2e::vault::ROOT;
+use lockstep_providers::Provider;
+use lockstep_providers::conformance::{self, Fixture, Search};
+use serde_json::{Value, json};
+
+use super::provider;
+use crate::case::Case;
+
+struct OnVault {
+    case: Case,
+    spec: Value,
+    v2: bool,
+    mount: String,
+    token: String,
+}
+
+#[async_trait]
+impl Fixture for OnVault {
+    async fn provider(&self) -> Arc<dyn Provider> {
+        provider(&self.spec, &self.token).await
+    }
+    async fn put(&self, name: &str, fields: &BTreeMap<String, String>) -> String {
+        let (path, body) = if self.v2 {
+            (format!("{}/data/open/{name}", self.mount), json!({"data": fields}))
+        } else {
+            (format!("{}/open/{name}", self.mount), json!(fields))
+        };
+        self.case.harness.vault.write(&path, body).await;
+        format!("open/{name}")
+    }
+    async fn remove(&self, key: &str) -> bool {
+        let vault = &self.case.harness.vault;
+        let path = if self.v2 { format!("{}/metadata/{key}", self.mount) } else { format!("{}/{key}", self.mount) };
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let sent = client.delete(format!("{}/v1/{path}", vault.url)).header("x-vault-token", ROOT).send().await.unwrap();
+        sent.status().is_success()
+    }
+    async fn denied_key(&self) -> Option<String> {
+        Some("shut/any".into())
+    }
+    async fn stranger(&self) -> Option<Arc<dyn Provider>> {
+        Some(provider(&self.spec, "hvs.not-a-token").await)
+    }
+    fn search(&self) -> Option<Search> {
+        Some(Search { path: Some("open".into()), tags: self.v2 })
+    }
+    async fn put_tagged(&self, name: &str, fields: &BTreeMap<String, String>, tags: &BTreeMap<String, String>) -> String {
+        let key = self.put(name, fields).await;
+        self.case.harness.vault.write(&format!("{}/metadata/{key}", self.mount), json!({"custom_metadata": tags})).await;
+        key
+    }
+    fn new_key(&self, name: &str) -> Option<String> {
+        Some(format!("open/new/{name}"))
+    }
+}
+
+#[tokio::test]
+async fn vault_passes_the_conformance_suite_with_both_versions_of_kv() {
+    for v2 in [true, false] {
+        let case = Case::new("conformance").await;
+        let vault = &case.harness.vault;
+        let mount = format!("kv-{}/at/depth", case.name);
+        let version = if v2 { "2" } else { "1" };
+        vault.write(&format!("sys/mounts/{mount}"), json!({"type": "kv", "options": {"version": version}})).await;
+        let open = |below: &str| format!("{mount}{below}/open*");
+        let paths = if v2 { vec![open("/data"), open("/metadata")] } else { vec![open("")] };
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        vault.policy_of(&case.name, &["create", "read", "update", "delete", "list"], &paths).await;
+        let token = vault.token(&["default", &case.name], "1h").await;
+        let auth = json!({"tokenSecretRef": {"name": "any", "key": "any"}});
+        let spec = json!({"vault": {"server": vault.url, "path": mount, "version": format!("v{version}"), "auth": auth}});
+        conformance::run(&OnVault { case, spec, v2, mount, token }).await;
+    }
+}

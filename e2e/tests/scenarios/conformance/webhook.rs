@@ -1,0 +1,68 @@
+//! Webhook: a small HTTP API.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use lockstep_e2e::http_api::HttpApi;
+use lockstep_providers::Provider;
+use lockstep_providers::conformance::{self, Fixture, Search};
+use serde_json::{Value, json};
+
+use super::provider;
+use crate::case::Case;
+
+struct OnHttp {
+    api: HttpApi,
+}
+
+impl OnHttp {
+    fn spec(&self) -> Value {
+        let secrets = json!([{"name": "api", "secretRef": {"name": "any"}}]);
+        json!({"webhook": {
+            "url": format!("{}/secrets/{{{{ .remoteRef.key }}}}", self.api.url),
+            "headers": {"Authorization": "Bearer {{ .api.key }}"},
+            "result": {"jsonPath": "$.data"},
+            "secrets": secrets,
+        }})
+    }
+}
+
+#[async_trait]
+impl Fixture for OnHttp {
+    async fn provider(&self) -> Arc<dyn Provider> {
+        provider(&self.spec(), "CANARY-token").await
+    }
+    async fn put(&self, name: &str, fields: &BTreeMap<String, String>) -> String {
+        self.api.put(name, json!(fields));
+        name.to_owned()
+    }
+    async fn remove(&self, key: &str) -> bool {
+        self.api.remove(key)
+    }
+    async fn denied_key(&self) -> Option<String> {
+        None
+    }
+    async fn stranger(&self) -> Option<Arc<dyn Provider>> {
+        Some(provider(&self.spec(), "not-the-token").await)
+    }
+    fn validates_identity(&self) -> bool {
+        false
+    }
+    fn search(&self) -> Option<Search> {
+        None
+    }
+    async fn put_tagged(&self, name: &str, fields: &BTreeMap<String, String>, _: &BTreeMap<String, String>) -> String {
+        self.put(name, fields).await
+    }
+    // The URL that writes is another one than the URL that reads.
+    fn new_key(&self, _: &str) -> Option<String> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn the_webhook_provider_passes_the_conformance_suite_of_what_it_can() {
+    let _case = Case::new("conformance-http").await;
+    conformance::run(&OnHttp { api: HttpApi::start("CANARY-token").await }).await;
+}
