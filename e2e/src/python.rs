@@ -23,7 +23,7 @@ pub fn programs(say: &dyn Fn(&str)) -> Result<PathBuf, String> {
     if done.is_file() {
         return Ok(programs);
     }
-    say("installing the AWS emulator for Python, once: about 1 min");
+    say("installing the AWS emulator and the clouds' Python clients, once: about 1 min");
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder), "python3 -m venv")?;
     run(Command::new(programs.join("pip")).args(["install", "--quiet", "-r"]).arg(&list), "pip install")?;
     std::fs::write(&done, "").map_err(|e| e.to_string())?;

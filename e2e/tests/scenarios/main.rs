@@ -10,6 +10,7 @@ mod availability;
 mod aws;
 mod bad_input;
 mod case;
+mod clients;
 mod conformance;
 mod crds;
 mod deployment;
