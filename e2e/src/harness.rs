@@ -13,6 +13,7 @@ use kube::{Client, Config};
 use tokio::sync::OnceCell;
 
 use crate::aws::Aws;
+use crate::azure::Azure;
 use crate::components;
 use crate::control_plane::{ControlPlane, kubeconfig};
 use crate::gcp::Gcp;
@@ -74,6 +75,13 @@ impl Harness {
         let mut options = options.clone();
         if let Some(Ok(gcp)) = GCP.get() {
             options.env.extend(gcp.environment());
+        }
+        if let Some(Ok(azure)) = AZURE.get() {
+            let file = self.folder.path().join("azure.pem");
+            std::fs::write(&file, &azure.authority).expect("a file can be written");
+            options.env.extend(azure.environment());
+            let flags = ["--resolve", "*.vault.azure.net=127.0.0.1", "--ca-file", &file.display().to_string()].map(str::to_owned);
+            options.args.extend(flags);
         }
         if let Some(Ok(aws)) = AWS.get() {
             options.env.push(("AWS_ENDPOINT_URL".into(), aws.url.clone()));
@@ -192,6 +200,7 @@ static INSTALLED: OnceCell<()> = OnceCell::const_new();
 static OPERATOR: OnceLock<Operator> = OnceLock::new();
 static AWS: OnceLock<Result<Aws, String>> = OnceLock::new();
 static GCP: OnceLock<Result<Gcp, String>> = OnceLock::new();
+static AZURE: OnceLock<Result<Azure, String>> = OnceLock::new();
 
 /// The set of this test binary, with CRDs and RBAC installed and one operator running, at TRACE.
 pub async fn shared() -> (Arc<Harness>, &'static Operator) {
@@ -200,6 +209,7 @@ pub async fn shared() -> (Arc<Harness>, &'static Operator) {
         let harness = SHARED.get_or_init(|| Harness::start(false, &say).map(Arc::new)).clone()?;
         AWS.get_or_init(|| Aws::start(harness.folder.path(), &say)).as_ref().map_err(Clone::clone)?;
         GCP.get_or_init(Gcp::start).as_ref().map_err(Clone::clone)?;
+        AZURE.get_or_init(Azure::start).as_ref().map_err(Clone::clone)?;
         Ok(harness)
     });
     let harness = started.await.expect("the harness starts").unwrap_or_else(|why: String| panic!("{why}"));
@@ -211,7 +221,8 @@ pub async fn shared() -> (Arc<Harness>, &'static Operator) {
             harness.vault.audit_on().await;
             let issuer = harness.control_plane.issuer(&client).await;
             aws().trust(issuer.clone());
-            gcp().trust(issuer);
+            gcp().trust(issuer.clone());
+            azure().trust(issuer);
             let args = ["--log-level", "trace", "--log-format", "json"].map(str::to_owned).to_vec();
             let operator = harness.operator(&OperatorOptions { args, name: "shared".into(), ..OperatorOptions::default() });
             operator.wait_working();
@@ -235,6 +246,15 @@ pub fn aws() -> &'static Aws {
 pub fn gcp() -> &'static Gcp {
     match GCP.get() {
         Some(Ok(gcp)) => gcp,
+        Some(Err(why)) => panic!("{why}"),
+        None => panic!("the harness is not started"),
+    }
+}
+
+/// The Azure of this test binary.
+pub fn azure() -> &'static Azure {
+    match AZURE.get() {
+        Some(Ok(azure)) => azure,
         Some(Err(why)) => panic!("{why}"),
         None => panic!("the harness is not started"),
     }

@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a harness fails by panicking")]
 
 pub mod aws;
+pub mod azure;
 pub mod components;
 pub mod control_plane;
 pub mod faults;

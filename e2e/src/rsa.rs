@@ -30,6 +30,14 @@ impl Rsa {
         format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"))
     }
 
+    /// A certificate for it that it signs itself, in PEM.
+    pub fn certificate(&self) -> String {
+        let key = rcgen::KeyPair::from_pem(&self.pem()).expect("a key");
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).expect("parameters");
+        params.distinguished_name.push(rcgen::DnType::CommonName, &self.id);
+        params.self_signed(&key).expect("a certificate").pem()
+    }
+
     /// The public key as a set of one (RFC 7517).
     pub fn jwks(&self) -> Value {
         let PublicKeyComponents { n, e }: PublicKeyComponents<Vec<u8>> = self.pair.public_key().into();

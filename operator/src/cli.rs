@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockstep_crds::duration::parse_go;
-use lockstep_providers::egress::Rule;
+use lockstep_providers::egress::{Place, Rule};
 
 use crate::limits::SLOWEST;
 
@@ -83,6 +83,13 @@ pub struct RunArgs {
     /// (repeatable).
     #[arg(long, value_name = "HOST|CIDR")]
     pub egress_allow: Vec<Rule>,
+    /// Connects stores to an address for a host or *.domain, instead of to what the resolver says: for private endpoints without
+    /// private DNS (repeatable).
+    #[arg(long, value_name = "HOST=ADDRESS")]
+    pub resolve: Vec<Place>,
+    /// PEM file with certificate authorities that providers are trusted by beside the system's, where a store names none.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<std::path::PathBuf>,
     /// Lets stores reach nothing but these hosts, *.domains, addresses and CIDRs (repeatable).
     #[arg(long, value_name = "HOST|CIDR")]
     pub egress_only: Vec<Rule>,

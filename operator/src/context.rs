@@ -54,6 +54,8 @@ pub struct Options {
     pub share_own_identity: bool,
     /// Where stores may go.
     pub egress: Arc<Egress>,
+    /// PEM of certificate authorities that providers are trusted by beside the system's.
+    pub authorities: Arc<Vec<u8>>,
     /// File with the pod's own token.
     pub token_file: std::path::PathBuf,
     /// Bounds on calls to the provider of a store that has no annotations about them.
@@ -72,6 +74,7 @@ impl Default for Options {
             endpoints: Arc::default(),
             share_own_identity: false,
             egress: Arc::default(),
+            authorities: Arc::default(),
             token_file: "/var/run/secrets/kubernetes.io/serviceaccount/token".into(),
             limits: Limits::default(),
         }
@@ -148,6 +151,7 @@ impl Context {
                     timeout: options.provider_timeout,
                     endpoints: options.endpoints.clone(),
                     egress: options.egress.clone(),
+                    authorities: options.authorities.clone(),
                 },
                 own,
                 options.token_file.clone(),

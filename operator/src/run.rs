@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use kube::Client;
 use lockstep_providers::egress::Egress;
 use lockstep_providers::registry::Endpoints;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -33,9 +35,22 @@ pub enum RunError {
     /// An address can't be listened on.
     #[error("can't listen: {0}; choose others with --metrics-addr and --health-addr")]
     Listen(#[from] std::io::Error),
+    /// A file of authorities can't be used.
+    #[error("--ca-file: {0}")]
+    Authorities(String),
     /// Another replica may lead now.
     #[error("the lease was lost; ending, so that two replicas never write at once")]
     LeaseLost,
+}
+
+fn authorities(file: Option<&std::path::Path>) -> Result<Vec<u8>, RunError> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    let wrong = |why: String| RunError::Authorities(format!("{}: {why}", file.display()));
+    let pem = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    match CertificateDer::pem_slice_iter(&pem).next() {
+        Some(Ok(_)) => Ok(pem),
+        _ => Err(wrong("holds no PEM certificate (-----BEGIN CERTIFICATE-----)".into())),
+    }
 }
 
 /// Runs until a signal, or until the lease is lost.
@@ -53,7 +68,12 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         provider_timeout: args.provider_timeout,
         endpoints: Arc::new(Endpoints::from_variables(|name| std::env::var(name).ok())),
         share_own_identity: args.share_own_identity,
-        egress: Arc::new(Egress { allow: args.egress_allow.clone(), only: args.egress_only.clone() }),
+        egress: Arc::new(Egress {
+            places: args.resolve.clone(),
+            allow: args.egress_allow.clone(),
+            only: args.egress_only.clone(),
+        }),
+        authorities: Arc::new(authorities(args.ca_file.as_deref())?),
         token_file: args.token_file.clone(),
         limits: Limits { concurrency: args.store_concurrency.map(usize::from), per_second: args.store_rate },
         ..Options::default()

@@ -55,9 +55,31 @@ impl Rule {
     }
 }
 
+/// Where a host is, as a flag gives it: `HOST=ADDRESS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    host: Rule,
+    address: IpAddr,
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let wrong = || format!("{text} is not HOST=ADDRESS or *.DOMAIN=ADDRESS");
+        let (host, address) = text.split_once('=').ok_or_else(wrong)?;
+        match (host.parse()?, address.trim().parse()) {
+            (host @ (Rule::Host(_) | Rule::Below(_)), Ok(address)) => Ok(Self { host, address }),
+            _ => Err(wrong()),
+        }
+    }
+}
+
 /// Where connections of stores may go.
 #[derive(Clone, Debug, Default)]
 pub struct Egress {
+    /// Where hosts are, instead of where the resolver says.
+    pub places: Vec<Place>,
     /// What is reached though it is refused by default.
     pub allow: Vec<Rule>,
     /// When it is not empty: nothing else is reached.
@@ -70,9 +92,18 @@ pub struct Egress {
 pub struct Refused(String);
 
 impl Egress {
+    /// The address that a flag gives a host.
+    pub fn place(&self, host: &str) -> Option<IpAddr> {
+        self.places.iter().find(|place| place.host.admits(host, place.address)).map(|place| place.address)
+    }
+
     /// No limits: for what no tenant gave.
     pub fn everywhere() -> Self {
-        Self { allow: vec![Rule::Net(IpNet::V4(Ipv4Net::default())), Rule::Net(IpNet::V6(Ipv6Net::default()))], only: vec![] }
+        Self {
+            places: vec![],
+            allow: vec![Rule::Net(IpNet::V4(Ipv4Net::default())), Rule::Net(IpNet::V6(Ipv6Net::default()))],
+            only: vec![],
+        }
     }
 
     /// Whether a connection to `address`, which is what `host` means, may be made.
@@ -194,10 +225,10 @@ mod tests {
     #[test]
     fn a_flag_allows_what_is_refused_and_another_allows_nothing_else() {
         let metadata = address("169.254.169.254");
-        let allow = Egress { allow: rules(&["169.254.169.0/24"]), only: vec![] };
+        let allow = Egress { allow: rules(&["169.254.169.0/24"]), ..Egress::default() };
         assert!(allow.check("x", metadata).is_ok());
         assert!(allow.check("x", address("169.254.170.2")).is_err());
-        let only = Egress { allow: vec![], only: rules(&["*.vault.azure.net", "vault.corp", "10.1.0.0/16"]) };
+        let only = Egress { places: vec![], allow: vec![], only: rules(&["*.vault.azure.net", "vault.corp", "10.1.0.0/16"]) };
         for (host, ip, reached) in [
             ("a.vault.azure.net", "20.1.1.1", true),
             ("A.Vault.Azure.net.", "20.1.1.1", true),
@@ -230,6 +261,17 @@ mod tests {
         assert_eq!(rules(&["10.0.0.1"]), [Rule::Net("10.0.0.1/32".parse().expect("a range"))]);
         for wrong in ["", "*.", "a b", "https://x", "10.0.0.0/99", "*"] {
             assert!(wrong.parse::<Rule>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_flag_places_a_host_and_nothing_beside_it() {
+        let egress = Egress { places: vec!["*.vault.azure.net=10.0.0.7".parse().unwrap()], ..Egress::default() };
+        assert_eq!(egress.place("app.vault.azure.net"), Some("10.0.0.7".parse().unwrap()));
+        assert_eq!(egress.place("vault.azure.net"), None);
+        assert_eq!(egress.place("app.vault.azure.net.evil.example"), None);
+        for bad in ["a", "a=b", "10.0.0.0/8=10.0.0.1", "=10.0.0.1"] {
+            assert!(bad.parse::<Place>().is_err(), "{bad}");
         }
     }
 }

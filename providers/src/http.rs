@@ -103,15 +103,17 @@ pub(crate) fn client(field: &str, tls: Tls, options: &Options) -> Result<Client>
         builder = builder.dns_resolver(Guard(options.egress.clone()));
     }
     match tls {
-        Tls { authorities: None, identity: None, .. } => {
+        Tls { authorities: None, identity: None, .. } if options.authorities.is_empty() => {
             let system =
                 system_tls().map_err(|why| Error::invalid(field, format!("the system's authorities can't be read: {why}")))?;
             builder = builder.tls_backend_preconfigured(system);
         }
         Tls { authorities, identity, .. } => {
-            if let Some(authorities) = authorities {
-                builder = builder.tls_certs_only(authorities);
-            }
+            builder = match authorities {
+                Some(authorities) => builder.tls_certs_only(authorities),
+                None if options.authorities.is_empty() => builder,
+                None => builder.tls_certs_merge(certificates("--ca-file", &options.authorities)?),
+            };
             if let Some(identity) = identity {
                 builder = builder.identity(identity);
             }
@@ -131,7 +133,11 @@ impl Resolve for Guard {
         Box::pin(async move {
             let mut allowed: Vec<SocketAddr> = Vec::new();
             let mut refused = None;
-            for found in tokio::net::lookup_host((name.as_str(), 0)).await? {
+            let found: Vec<SocketAddr> = match egress.place(name.as_str()) {
+                Some(address) => vec![SocketAddr::new(address, 0)],
+                None => tokio::net::lookup_host((name.as_str(), 0)).await?.collect(),
+            };
+            for found in found {
                 match egress.check(name.as_str(), found.ip()) {
                     Ok(()) => allowed.push(found),
                     Err(why) => refused = Some(why),

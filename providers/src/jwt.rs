@@ -1,4 +1,4 @@
-//! Tokens that we sign ourselves, with the RSA key of a service account or an application (RFC 7515, RS256).
+//! Tokens that we sign ourselves, with the RSA key of a service account or an application (RFC 7515).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,6 +11,17 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::{Error, Result};
+
+/// How a token is signed (RFC 7518).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Algorithm {
+    /// As Google has it.
+    #[cfg_attr(not(feature = "gcp"), allow(dead_code, reason = "this build may lack who signs so"))]
+    Rs256,
+    /// As Entra ID has it.
+    #[cfg_attr(not(feature = "azure"), allow(dead_code, reason = "this build may lack who signs so"))]
+    Ps256,
+}
 
 /// A private key that signs.
 #[derive(Clone)]
@@ -38,22 +49,26 @@ impl Signer {
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key)
             .map_err(|_| Error::invalid(field, "is no private key that can sign; an RSA key of 2048 bits or more is needed"))?;
         let signer = Self { field: field.to_owned(), key };
-        signer.signature(b"").map(|_| signer)
+        signer.signature(Algorithm::Rs256, b"").map(|_| signer)
     }
 
-    fn signature(&self, message: &[u8]) -> Result<Vec<u8>> {
+    fn signature(&self, algorithm: Algorithm, message: &[u8]) -> Result<Vec<u8>> {
         let wrong = || Error::invalid(&self.field, "is no RSA key, which tokens are signed with");
-        let scheme = self.key.choose_scheme(&[SignatureScheme::RSA_PKCS1_SHA256]).ok_or_else(wrong)?;
+        let scheme = match algorithm {
+            Algorithm::Rs256 => SignatureScheme::RSA_PKCS1_SHA256,
+            Algorithm::Ps256 => SignatureScheme::RSA_PSS_SHA256,
+        };
+        let scheme = self.key.choose_scheme(&[scheme]).ok_or_else(wrong)?;
         scheme.sign(message).map_err(|_| wrong())
     }
 
-    /// A token of these parts.
+    /// A token of these parts; the header must name the same algorithm.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a key of another kind than RSA.
-    pub(crate) fn sign(&self, header: &Value, claims: &Value) -> Result<Zeroizing<String>> {
+    pub(crate) fn sign(&self, algorithm: Algorithm, header: &Value, claims: &Value) -> Result<Zeroizing<String>> {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
-        let signature = self.signature(message.as_bytes())?;
+        let signature = self.signature(algorithm, message.as_bytes())?;
         Ok(Zeroizing::new(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))))
     }
 }

@@ -11,6 +11,8 @@ use async_trait::async_trait;
 
 #[cfg(feature = "aws")]
 mod aws;
+#[cfg(feature = "azure")]
+mod azure;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod egress;
@@ -21,7 +23,10 @@ mod find;
 #[cfg(feature = "gcp")]
 mod gcp;
 #[cfg(feature = "http")]
-#[cfg_attr(not(any(feature = "aws", feature = "gcp")), allow(dead_code, reason = "shared by providers that this build may lack"))]
+#[cfg_attr(
+    not(any(feature = "aws", feature = "azure", feature = "gcp")),
+    allow(dead_code, reason = "shared by providers that this build may lack")
+)]
 mod held;
 #[cfg(feature = "http")]
 #[cfg_attr(
@@ -29,10 +34,12 @@ mod held;
     allow(dead_code, reason = "shared by providers that this build may lack")
 )]
 mod http;
-#[cfg(feature = "gcp")]
+#[cfg(any(feature = "azure", feature = "gcp"))]
 mod jwt;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
+#[cfg(feature = "azure")]
+mod pkcs12;
 #[cfg_attr(
     not(all(feature = "aws", feature = "kubernetes", feature = "vault", feature = "webhook")),
     allow(dead_code, reason = "shared by providers that this build may lack")

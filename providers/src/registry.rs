@@ -20,16 +20,19 @@ pub struct Options {
     pub endpoints: Arc<Endpoints>,
     /// Where connections may go.
     pub egress: Arc<Egress>,
+    /// PEM of certificate authorities that are trusted beside the system's.
+    pub authorities: Arc<Vec<u8>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(10), endpoints: Arc::default(), egress: Arc::default() }
+        Self { timeout: Duration::from_secs(10), endpoints: Arc::default(), egress: Arc::default(), authorities: Arc::default() }
     }
 }
 
-/// URLs of services that are not where they always are: private endpoints, and emulators. AWS's go by their names in its
-/// endpoints, others have their cloud before it, such as `gcp/sts`.
+/// What the operator's environment says of clouds: URLs of services that are not where they always are (private endpoints, and
+/// emulators), and who it is itself on Azure. AWS's go by their names in its endpoints, others have their cloud before it, such
+/// as `gcp/sts`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints(pub BTreeMap<String, String>);
 
@@ -41,7 +44,7 @@ impl Endpoints {
 
     /// From the variables that AWS's tools read (`AWS_ENDPOINT_URL_SSM`, `AWS_ENDPOINT_URL`) and those of other operators of
     /// this API (`AWS_SSM_ENDPOINT`), which go first; and those that Google's read (`CLOUDSDK_API_ENDPOINT_OVERRIDES_STS`,
-    /// `GCE_METADATA_HOST`). `variable` reads one of them.
+    /// `GCE_METADATA_HOST`) and Azure's (`AZURE_AUTHORITY_HOST`, and those of its workload identity). `variable` reads one.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let services = [("secretsmanager", "SECRETS_MANAGER", "SECRETSMANAGER"), ("ssm", "SSM", "SSM"), ("sts", "STS", "STS")];
         let url = |(name, sdk, other): (&str, &str, &str)| {
@@ -53,9 +56,26 @@ impl Endpoints {
             let found = variable(&format!("CLOUDSDK_API_ENDPOINT_OVERRIDES_{}", name.to_uppercase()))?;
             Some((format!("gcp/{name}"), found)).filter(|(_, url)| !url.is_empty())
         });
+        let azure = [
+            ("azure/authority", "AZURE_AUTHORITY_HOST"),
+            ("azure/imds", "AZURE_POD_IDENTITY_AUTHORITY_HOST"),
+            ("azure/client", "AZURE_CLIENT_ID"),
+            ("azure/tenant", "AZURE_TENANT_ID"),
+            ("azure/token-file", "AZURE_FEDERATED_TOKEN_FILE"),
+        ];
+        let azure = azure.into_iter().filter_map(|(name, from)| Some((name.to_owned(), variable(from)?)));
         let metadata = variable("GCE_METADATA_HOST").filter(|host| !host.is_empty());
         let metadata = metadata.map(|host| ("gcp/metadata".to_owned(), format!("http://{host}")));
-        Self(services.into_iter().filter_map(url).chain(google).chain(metadata).collect())
+        Self(
+            services
+                .into_iter()
+                .filter_map(url)
+                .chain(google)
+                .chain(azure)
+                .chain(metadata)
+                .filter(|(_, v)| !v.is_empty())
+                .collect(),
+        )
     }
 }
 
@@ -84,6 +104,7 @@ macro_rules! registry {
 
 registry! {
     "aws" "aws" => aws,
+    "azure" "azurekv" => azure,
     "fake" "fake" => fake,
     "gcp" "gcpsm" => gcp,
     "kubernetes" "kubernetes" => kubernetes,
@@ -139,7 +160,7 @@ mod tests {
             (serde_json::json!({"fake": {"data": []}, "vault": {}}), "names fake and vault"),
             (
                 serde_json::json!({"acme": {}}),
-                "spec.provider.acme is no provider of this build; known: aws, fake, gcpsm, kubernetes, openbao, vault, webhook",
+                "spec.provider.acme is no provider of this build; known: aws, azurekv, fake, gcpsm, kubernetes, openbao, vault, webhook",
             ),
             (serde_json::json!({"vault": {}}), "missing field `server`"),
             (serde_json::json!({"fake": {"data": [{"key": "a", "value": ["canary"]}]}}), "spec.provider.fake: invalid type"),

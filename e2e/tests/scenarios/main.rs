@@ -8,6 +8,7 @@
 mod auth;
 mod availability;
 mod aws;
+mod azure;
 mod bad_input;
 mod case;
 mod clients;

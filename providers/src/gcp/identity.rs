@@ -20,7 +20,7 @@ use super::wire::{self, endpoint};
 use crate::error::foreign_text;
 use crate::held::{Given, Held};
 use crate::http::{self, Tls};
-use crate::jwt::Signer;
+use crate::jwt::{Algorithm, Signer};
 use crate::registry::Options;
 use crate::{Error, Resolver, Result, SecretBytes};
 
@@ -175,7 +175,7 @@ impl Key {
         if let (Some(claims), Value::Object(more)) = (claims.as_object_mut(), more) {
             claims.extend(more);
         }
-        self.signer.sign(&json!({"alg": "RS256", "typ": "JWT", "kid": self.id}), &claims)
+        self.signer.sign(Algorithm::Rs256, &json!({"alg": "RS256", "typ": "JWT", "kid": self.id}), &claims)
     }
 
     /// Google's exchange of a service account's assertion (OAuth 2.0 for server to server applications).
