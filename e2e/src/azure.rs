@@ -241,7 +241,9 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
 /// <https://learn.microsoft.com/azure/key-vault/general/authentication-requests-and-responses>
 fn unauthorized(shared: &Shared, vault: &str) -> Response {
     let resource = lock(&shared.challenges).get(vault).cloned().unwrap_or_else(|| RESOURCE.into());
-    let challenge = format!("Bearer authorization=\"https://login.microsoftonline.com/tenant\", resource=\"{resource}\"");
+    // Every vault here is of the one tenant that there is.
+    let tenant = lock(&shared.applications).keys().next().map(|(tenant, _)| tenant.clone()).unwrap_or_default();
+    let challenge = format!("Bearer authorization=\"https://login.microsoftonline.com/{tenant}\", resource=\"{resource}\"");
     let mut response = error(401, "Unauthorized", "AKV10000: Request is missing a Bearer or PoP token.", None);
     if let Ok(value) = challenge.parse() {
         response.headers_mut().insert("www-authenticate", value);
@@ -333,7 +335,7 @@ fn asserted(shared: &Shared, application: &Application, client: &str, audience: 
     // The issuer's keys are asked for at its own address. [memory: number and words of a token that is none of its]
     let claims = issuer.check(assertion).map_err(|why| match why {
         jwt::Wrong::Expired => invalid(700_024, "Client assertion is not within its valid time range."),
-        jwt::Wrong::Other(why) => invalid(5_000_24, &why),
+        jwt::Wrong::Other(why) => invalid(500_024, &why),
     })?;
     let subject = claims["sub"].as_str().unwrap_or_default();
     if !application.subjects.iter().any(|known| known == subject) {
@@ -367,7 +369,7 @@ fn by_certificate(
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
         let sha1 = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &der);
         let prints = [URL_SAFE_NO_PAD.encode(Sha256::digest(&der)), URL_SAFE_NO_PAD.encode(sha1.as_ref())];
-        prints.iter().any(|print| print == thumbprint).then_some(der)
+        prints.iter().any(|print| print == thumbprint.trim_end_matches('=')).then_some(der)
     });
     let Some(certificate) = found else {
         return Err(invalid(
@@ -387,7 +389,7 @@ fn by_certificate(
         return Err(invalid(700_027, "Client assertion failed signature validation."));
     }
     let now = jiff::Timestamp::now().as_second();
-    if claims["exp"].as_i64().is_none_or(|exp| exp < now) {
+    if claims["exp"].as_f64().is_none_or(|exp| exp < now as f64) {
         return Err(invalid(700_024, "Client assertion is not within its valid time range."));
     }
     if claims["aud"] != audience {
@@ -462,7 +464,7 @@ impl Shared {
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') || name.len() > 127 {
             return error(400, "BadParameter", format!("The request URI contains an invalid name: {name}"), None);
         }
-        let resource = format!("{}/{collection}/{name}", asked.vault);
+        let resource = format!("{}/{collection}/{}", asked.vault, name.to_lowercase());
         let grants = lock(&self.grants).get(&asked.client).cloned().unwrap_or_default();
         if !grants.iter().any(|grant| !grant.ends_with('/') && resource.starts_with(grant.as_str())) {
             return forbidden(asked, &resource);
@@ -599,7 +601,15 @@ impl Shared {
                 }
                 self.read(asked, collection, name, None)
             }
-            _ => ok(json!({"recoveryId": format!("https://{}/deleted{collection}/{name}", asked.host)})),
+            _ => {
+                let objects = lock(&self.objects);
+                let Some((id, json)) = objects.get(&key).and_then(|object| object.versions.last()) else {
+                    return error(404, "SecretNotFound", format!("Deleted Secret not found: {name}"), None);
+                };
+                let mut answer = shown(asked, collection, id, json, false);
+                answer["recoveryId"] = format!("https://{}/deleted{collection}/{name}", asked.host).into();
+                ok(answer)
+            }
         }
     }
 
@@ -668,7 +678,9 @@ fn leaf(value: &str, kind: &str) -> Option<Vec<u8>> {
     use rustls_pki_types::CertificateDer;
     use rustls_pki_types::pem::PemObject;
     if kind == "application/x-pem-file" {
-        return CertificateDer::from_pem_slice(value.as_bytes()).ok().map(|der| der.to_vec());
+        // Microsoft's clients for .NET send the text, those for Python its Base64. [memory]
+        let text = STANDARD.decode(value).unwrap_or_else(|_| value.as_bytes().to_vec());
+        return CertificateDer::from_pem_slice(&text).ok().map(|der| der.to_vec());
     }
     let file = STANDARD.decode(value).ok()?;
     let store = p12_keystore::KeyStore::from_pkcs12(&file, "", p12_keystore::Pkcs12ImportPolicy::Relaxed).ok()?;

@@ -1,6 +1,6 @@
 //! PKCS#12 files (RFC 7292), read with a bound on what they may cost.
 
-use p12_keystore::{KeyStore, Pkcs12ImportPolicy};
+use p12_keystore::Pkcs12Archive;
 
 use crate::{Error, Result};
 
@@ -11,7 +11,7 @@ const DEPTH: usize = 64;
 
 /// What a file holds: a private key (PKCS#8 DER) and its certificates (DER), the leaf first.
 pub(crate) struct Contents {
-    pub(crate) key: Option<zeroize::Zeroizing<Vec<u8>>>,
+    pub(crate) key: zeroize::Zeroizing<Vec<u8>>,
     pub(crate) certificates: Vec<Vec<u8>>,
 }
 
@@ -24,12 +24,16 @@ pub(crate) fn read(field: &str, file: &[u8], password: &str) -> Result<Contents>
     if !cheap(file, 0) {
         return Err(wrong("that can be read: it asks for too much work, or is malformed"));
     }
-    let store = KeyStore::from_pkcs12(file, password, Pkcs12ImportPolicy::Relaxed)
+    let archive = Pkcs12Archive::from_pkcs12(file, password)
         .map_err(|_| wrong(if password.is_empty() { "without a password" } else { "with this password" }))?;
-    let (_, chain) = store.private_key_chain().ok_or_else(|| wrong("with a private key"))?;
+    let key = archive.keys.into_iter().next().ok_or_else(|| wrong("with a private key"))?;
+    let mut certificates = archive.certs;
+    // The key's own certificate has its id, where they have ids; the others keep their order.
+    let own = |id: &[u8]| key.local_key_id.as_ref().is_some_and(|of_key| AsRef::<[u8]>::as_ref(of_key) == id);
+    certificates.sort_by_key(|c| !c.local_key_id.as_deref().is_some_and(own));
     Ok(Contents {
-        key: Some(zeroize::Zeroizing::new(chain.key().as_der().to_vec())),
-        certificates: chain.certs().iter().map(|c| c.as_der().to_vec()).collect(),
+        key: zeroize::Zeroizing::new(key.key.as_der().to_vec()),
+        certificates: certificates.into_iter().map(|c| c.cert.as_der().to_vec()).collect(),
     })
 }
 

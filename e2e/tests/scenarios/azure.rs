@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::case::Case;
 
-const TENANT: &str = "11111111-2222-3333-4444-555555555555";
+pub const TENANT: &str = "11111111-2222-3333-4444-555555555555";
 
 /// A case with a vault and an application of its own.
 struct OnAzure {

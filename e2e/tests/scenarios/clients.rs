@@ -2,9 +2,12 @@
 
 use std::process::Command;
 
-use lockstep_e2e::harness::{gcp, root};
+use lockstep_e2e::azure::Application;
+use lockstep_e2e::harness::{azure, gcp, root};
 use lockstep_e2e::python;
+use lockstep_e2e::rsa::Rsa;
 
+use crate::azure::TENANT;
 use crate::case::Case;
 
 /// Runs a script of `e2e/python`; answers what it says.
@@ -30,5 +33,31 @@ async fn googles_client_finds_in_our_server_what_it_expects() {
     std::fs::write(&file, gcp().account(&email).to_string()).unwrap();
     let arguments = vec![gcp().url.clone(), file.display().to_string(), case.name.clone()];
     let said = run("google_client.py", arguments, Vec::new()).await;
+    assert!(said.contains("agree"), "{said}");
+}
+
+#[tokio::test]
+async fn microsofts_clients_find_in_our_server_what_they_expect() {
+    let case = Case::new("az-client").await;
+    let (client, rsa) = (format!("app-{}", case.name), Rsa::new("client"));
+    let application = Application {
+        secrets: vec!["CANARY-client-secret".into()],
+        certificates: vec![rsa.certificate()],
+        ..Application::default()
+    };
+    azure().application(TENANT, &client, application);
+    let grants =
+        ["secrets/", "secrets/app", "secrets/s", "secrets/n", "keys/", "keys/s", "keys/n", "certificates/s", "certificates/n"];
+    let grants = grants.map(|grant| format!("{}/{grant}", case.name));
+    azure().grant(&client, &grants.each_ref().map(String::as_str));
+    let file = |name: &str, text: &str| {
+        let path = case.harness.folder.path().join(format!("{}.{name}", case.name));
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let authority = file("authority", &azure().authority);
+    let pem = file("pem", &format!("{}{}", rsa.pem(), rsa.certificate()));
+    let words = [&azure().port.to_string(), &authority, &case.name, TENANT, &client, "CANARY-client-secret", &pem];
+    let said = run("azure_client.py", words.map(str::to_owned).into(), Vec::new()).await;
     assert!(said.contains("agree"), "{said}");
 }

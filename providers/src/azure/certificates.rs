@@ -32,8 +32,7 @@ impl ClientCertificate {
         } else {
             let found = pkcs12::read(field, bytes.expose(), "")?;
             let leaf = found.certificates.into_iter().next().ok_or_else(|| Error::invalid(field, "holds no certificate"))?;
-            let key = found.key.ok_or_else(|| Error::invalid(field, "holds no private key"))?;
-            (leaf, Signer::from_der(field, &PrivateKeyDer::Pkcs8(key.as_slice().into()))?)
+            (leaf, Signer::from_der(field, &PrivateKeyDer::Pkcs8(found.key.as_slice().into()))?)
         };
         Ok(Self { signer, thumbprint: URL_SAFE_NO_PAD.encode(Sha256::digest(&leaf)) })
     }
@@ -72,14 +71,14 @@ pub(super) fn pushed(value: &SecretBytes) -> Result<Pushed> {
     }
     let leaf = match pkcs12::read(field, bytes, "") {
         Ok(found) => found.certificates.into_iter().next(),
-        Err(_) => rustls_webpki_leaf(bytes),
+        Err(_) => der(bytes),
     };
     let why = "is no certificate: PKCS#12 without a password, or PEM with its key";
     Ok(Pushed { leaf: leaf.ok_or_else(|| Error::invalid(field, why))?, is_pem: false })
 }
 
 /// A certificate in DER, as it is.
-fn rustls_webpki_leaf(bytes: &[u8]) -> Option<Vec<u8>> {
+fn der(bytes: &[u8]) -> Option<Vec<u8>> {
     let der = CertificateDer::from(bytes);
     rustls::server::ParsedCertificate::try_from(&der).is_ok().then(|| bytes.to_vec())
 }

@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use super::cloud::Cloud;
 use super::identity::Identity;
-use super::wire::{Carrier, Peer, meaning};
+use super::wire::{Carrier, DELETED, Peer, meaning};
 use super::{FIELD, certificates, keys};
 use crate::http::{self, Tls};
 use crate::push::{Current, Without, not_ours, settings};
@@ -46,6 +46,16 @@ enum Kind {
     Secret,
     Certificate,
     Key,
+}
+
+impl Kind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::Certificate => "certificate",
+            Self::Key => "key",
+        }
+    }
 }
 
 /// `metadata` of a PushSecret's entry.
@@ -280,7 +290,44 @@ impl Vault {
             };
             self.secrets.set_secret(name, parameters.try_into()?, None).await.map(drop)
         };
-        self.call(&format!("secret {name}"), set).await
+        self.write(Kind::Secret, name, set).await
+    }
+
+    /// Writes an object; one of that name that was deleted and is ours is recovered first, since its name can't be used else.
+    async fn write<F: Future<Output = azure_core::Result<()>>>(
+        &self,
+        kind: Kind,
+        name: &str,
+        write: impl Fn() -> F,
+    ) -> Result<()> {
+        let what = format!("{} {name}", kind.word());
+        match self.call(&what, &write).await {
+            Err(error) if matches!(&error, Error::Invalid { field, .. } if field == DELETED) => {
+                let tags = self.call(&what, || self.deleted_tags(kind, name)).await?;
+                if !is_ours(tags.as_ref()) {
+                    return Err(error);
+                }
+                self.call(&what, || self.recover(kind, name)).await?;
+                self.call(&what, &write).await
+            }
+            answered => answered,
+        }
+    }
+
+    async fn deleted_tags(&self, kind: Kind, name: &str) -> azure_core::Result<Option<HashMap<String, String>>> {
+        Ok(match kind {
+            Kind::Secret => self.secrets.get_deleted_secret(name, None).await?.into_model()?.tags,
+            Kind::Certificate => self.certificates.get_deleted_certificate(name, None).await?.into_model()?.tags,
+            Kind::Key => self.keys.get_deleted_key(name, None).await?.into_model()?.tags,
+        })
+    }
+
+    async fn recover(&self, kind: Kind, name: &str) -> azure_core::Result<()> {
+        match kind {
+            Kind::Secret => self.secrets.recover_deleted_secret(name, None).await.map(drop),
+            Kind::Certificate => self.certificates.recover_deleted_certificate(name, None).await.map(drop),
+            Kind::Key => self.keys.recover_deleted_key(name, None).await.map(drop),
+        }
     }
 
     async fn push_certificate(&self, name: &str, push: &Push, given: &Settings) -> Result<Pushed> {
@@ -310,7 +357,7 @@ impl Vault {
             };
             self.certificates.import_certificate(name, parameters.try_into()?, None).await.map(drop)
         };
-        self.call(&format!("certificate {name}"), import).await?;
+        self.write(Kind::Certificate, name, import).await?;
         Ok(if there.is_some() { Pushed::Updated } else { Pushed::Created })
     }
 
@@ -329,7 +376,7 @@ impl Vault {
             let parameters = ImportKeyParameters { key: Some(key.clone()), tags: Some(tags.clone()), ..Default::default() };
             self.keys.import_key(name, parameters.try_into()?, None).await.map(drop)
         };
-        self.call(&format!("key {name}"), import).await?;
+        self.write(Kind::Key, name, import).await?;
         Ok(if there.is_some() { Pushed::Updated } else { Pushed::Created })
     }
 

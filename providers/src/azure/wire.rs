@@ -177,6 +177,9 @@ struct Inner {
     code: String,
 }
 
+/// Where it says that a name is that of a deleted object, and nothing else does.
+pub(super) const DELETED: &str = "remoteRef.remoteKey (deleted)";
+
 /// What a vault's answer means. Only Key Vault's own errors say anything with authority.
 pub(super) fn failure(what: &str, status: u16, after: Option<Duration>, body: &[u8], secrets: &[&str]) -> Error {
     let Ok(Body_ { error: said }) = serde_json::from_slice::<Body_>(body) else {
@@ -203,7 +206,7 @@ pub(super) fn failure(what: &str, status: u16, after: Option<Duration>, body: &[
         (403, "ForbiddenByFirewall" | "ForbiddenByConnection") => denied("the vault's network rules must admit the operator"),
         (403, _) => denied("the identity needs a role on the vault, such as Key Vault Secrets User, or an access policy"),
         (409, "ObjectIsDeletedButRecoverable") => Error::invalid(
-            "remoteRef.remoteKey",
+            DELETED,
             format!("was deleted and can be recovered, and its name can't be used until it is purged: {what} ({heard})"),
         ),
         (409, _) => Error::unavailable(format!("Azure is at work on it: {what} ({heard})")),
