@@ -17,7 +17,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::faults::cut;
+use crate::faults::{Faults, cut};
 use crate::jwt;
 use crate::process::{Process, free_port};
 use crate::python;
@@ -106,6 +106,8 @@ struct Shared {
 pub struct Aws {
     /// Where all of its services are.
     pub url: String,
+    /// What goes wrong before the gateway.
+    pub faults: Faults,
     shared: Arc<Shared>,
     _moto: Process,
 }
@@ -127,9 +129,9 @@ impl Aws {
         let reached = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
         moto.wait_ready(Duration::from_secs(60), reached);
         let shared = Arc::new(Shared { target: format!("http://127.0.0.1:{port}"), http: client(), ..Shared::default() });
-        let app = Router::new().fallback(serve).with_state(shared.clone());
-        let url = serve::apart(app)?;
-        Ok(Self { url, shared, _moto: moto })
+        let faults = Faults::default();
+        let url = serve::apart(faults.before(Router::new().fallback(serve).with_state(shared.clone())))?;
+        Ok(Self { url, faults, shared, _moto: moto })
     }
 
     /// Believes tokens that this issuer signed.

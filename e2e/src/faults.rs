@@ -58,12 +58,16 @@ impl Faults {
         server.layer(from_fn_with_state(self.clone(), disturb))
     }
 
-    /// Puts them before a server elsewhere; answers the URL of the proxy.
+    /// Puts them before a server elsewhere, whose certificate is of this authority (PEM); answers the URL of the proxy.
     ///
     /// # Errors
     /// Why there is no port.
-    pub fn proxy(&self, target: &str) -> Result<String, String> {
-        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+    pub fn proxy(&self, target: &str, authority: Option<&[u8]>) -> Result<String, String> {
+        let mut http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        if let Some(pem) = authority {
+            http = http.tls_certs_only([reqwest::Certificate::from_pem(pem).map_err(|e| e.to_string())?]);
+        }
+        let http = http.build();
         let onward = Onward { target: target.trim_end_matches('/').to_owned(), http: http.map_err(|e| e.to_string())? };
         serve::apart(self.before(Router::new().fallback(forward).with_state(onward)))
     }

@@ -11,6 +11,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde_json::{Value, json};
 
+use crate::faults::Faults;
+
 /// What it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -35,6 +37,8 @@ struct Shared {
 pub struct HttpApi {
     /// Its URL.
     pub url: String,
+    /// What goes wrong.
+    pub faults: Faults,
     shared: Arc<Shared>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -43,13 +47,14 @@ impl HttpApi {
     /// Starts one that wants `Authorization: Bearer TOKEN`.
     pub async fn start(token: &str) -> Self {
         let shared = Arc::new(Shared { token: token.to_owned(), ..Shared::default() });
-        let app = Router::new().route("/secrets/{*key}", any(serve)).with_state(shared.clone());
+        let faults = Faults::default();
+        let app = faults.before(Router::new().route("/secrets/{*key}", any(serve)).with_state(shared.clone()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let task = tokio::spawn(async move {
             let _ended = axum::serve(listener, app).await;
         });
-        Self { url, shared, task }
+        Self { url, faults, shared, task }
     }
 
     /// Puts a value.

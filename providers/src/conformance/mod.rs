@@ -1,10 +1,14 @@
 //! What every provider must do: run by each provider's tests against the real thing.
 
+mod batches;
+mod failures;
 mod search;
+mod values;
 mod writes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -41,6 +45,56 @@ pub trait Fixture: Send + Sync {
 
     /// A key that nothing is at, and that the connection may write; none when it is not the same as what reads.
     fn new_key(&self, name: &str) -> Option<String>;
+
+    /// Makes or changes a remote secret; answers its key, and what `remoteRef.version` calls the version. None: there are none.
+    async fn put_version(&self, _name: &str, _fields: &BTreeMap<String, String>) -> Option<(String, String)> {
+        None
+    }
+
+    /// Makes a remote secret of these bytes; none when the provider can't keep them.
+    async fn put_bytes(&self, _name: &str, _bytes: &[u8]) -> Option<String> {
+        None
+    }
+
+    /// A name with letters that are not ASCII; none when the provider has no such names.
+    fn unicode_name(&self) -> Option<String> {
+        None
+    }
+
+    /// Lets the next read fail; false when the test can't do that.
+    async fn fail(&self, _failure: Failure) -> bool {
+        false
+    }
+
+    /// The connection with another limit of time for a request.
+    async fn impatient(&self, _timeout: Duration) -> Option<Arc<dyn Provider>> {
+        None
+    }
+
+    /// Ends the credentials that the connection has, before their time; false when it has none that could be renewed.
+    async fn expire(&self) -> bool {
+        false
+    }
+
+    /// The same store as another identity, and a key that only that one may read.
+    async fn neighbour(&self) -> Option<(Arc<dyn Provider>, String)> {
+        None
+    }
+}
+
+/// What goes wrong, in the provider's own words.
+#[derive(Clone, Copy, Debug)]
+pub enum Failure {
+    /// The provider wants fewer requests, and to hear from us again after so many seconds.
+    Throttled(Option<u64>),
+    /// The provider is out of order.
+    Unavailable,
+    /// The connection ends without an answer.
+    Cut,
+    /// The answer begins after this.
+    Late(Duration),
+    /// The answer comes byte by byte, with this between them.
+    Slow(Duration),
 }
 
 /// How a provider searches.
@@ -81,26 +135,8 @@ pub async fn run(fixture: &dyn Fixture) {
         );
     }
 
-    let mut wants = Vec::new();
-    for i in 0..30 {
-        wants.push(Want::latest(fixture.put(&format!("many-{i}"), &fields(&format!("value-{i}"))).await));
-    }
-    wants.insert(7, Want::latest(fixture.put("gone", &fields(CANARY)).await));
-    if !fixture.remove(&wants[7].key).await {
-        wants[7].key.push_str("-nowhere");
-    }
-    let answers = provider.get(&wants).await;
-    check(answers.len() == wants.len(), "there is an answer for every want");
-    check(matches!(answers[7], Err(Error::NotFound(_))), "what is gone is not found, and takes no other want along");
-    for (i, answer) in answers.iter().enumerate().filter(|(i, _)| *i != 7) {
-        let expected = format!("value-{}", i - usize::from(i > 7));
-        check(
-            matches!(answer, Ok(Fetched::Value { payload, .. }) if fields_of(payload)["user"] == expected),
-            "answers keep the order of wants",
-        );
-    }
-
-    let mut errors: Vec<String> = answers.into_iter().filter_map(Result::err).map(|e| e.to_string()).collect();
+    let answers = batches::run(fixture, &*provider).await;
+    let mut errors = answers;
     if let Some(key) = fixture.denied_key().await {
         let answer = provider.get(&[Want::latest(&key)]).await.remove(0);
         check(matches!(answer, Err(Error::Denied(_))), "what may not be read is denied, and not missing");
@@ -113,6 +149,8 @@ pub async fn run(fixture: &dyn Fixture) {
         let validated = stranger.validate().await;
         check(!fixture.validates_identity() || matches!(validated, Err(Error::Denied(_))), "bad credentials do not validate");
     }
+    values::run(fixture, &*provider).await;
+    errors.extend(failures::run(fixture, &*provider).await);
     check(errors.iter().all(|e| !e.contains(CANARY)), "no error holds a value");
     if let Some(search) = fixture.search() {
         search::run(fixture, &*provider, &search).await;

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lockstep_e2e::aws::{Key, REGION};
 use lockstep_e2e::harness;
 use lockstep_providers::Provider;
-use lockstep_providers::conformance::{self, Fixture, Search};
+use lockstep_providers::conformance::{self, Failure, Fixture, Search};
 use serde_json::{Value, json};
 
-use super::provider;
+use super::{fault, provider, provider_within};
 use crate::case::Case;
 
 struct OnAws {
@@ -84,6 +85,53 @@ impl Fixture for OnAws {
         };
         name
     }
+    async fn put_version(&self, name: &str, fields: &BTreeMap<String, String>) -> Option<(String, String)> {
+        let key = self.put(name, fields).await;
+        let version = match self.is_secrets() {
+            true => {
+                let found = harness::aws().admin("secretsmanager.GetSecretValue", json!({"SecretId": key})).await;
+                format!("uuid/{}", found["VersionId"].as_str()?)
+            }
+            false => {
+                harness::aws().admin("AmazonSSM.GetParameter", json!({"Name": key})).await["Parameter"]["Version"].to_string()
+            }
+        };
+        Some((key, version))
+    }
+    // A parameter is text of at most 4 KB, and neither may be empty.
+    async fn put_bytes(&self, name: &str, bytes: &[u8]) -> Option<String> {
+        let (name, text) = (self.name(name), std::str::from_utf8(bytes).ok());
+        match (self.is_secrets(), text) {
+            (_, Some("")) => return None,
+            (true, Some(text)) => harness::aws().put_secret(&name, text).await,
+            (true, None) => {
+                let value = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
+                harness::aws().admin("secretsmanager.CreateSecret", json!({"Name": name, "SecretBinary": value})).await;
+            }
+            (false, Some(text)) if text.len() <= 4096 => harness::aws().put_parameter(&name, text).await,
+            (false, _) => return None,
+        }
+        Some(name)
+    }
+    async fn fail(&self, failure: Failure) -> bool {
+        let body = |status: u16, code: &str| (status, json!({"__type": code, "message": "as the test asked"}));
+        let fault = fault(failure, body(400, "ThrottlingException"), body(503, "InternalServiceError"));
+        let name = self.name("failing");
+        harness::aws().faults.add(1, fault, move |_, body| body.windows(name.len()).any(|window| window == name.as_bytes()));
+        true
+    }
+    async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
+        Some(provider_within(&self.spec(), &self.key, timeout).await)
+    }
+    async fn neighbour(&self) -> Option<(Arc<dyn Provider>, String)> {
+        let (key, theirs) = (format!("{}N", self.key), format!("{}-theirs", self.name("").trim_end_matches('/')));
+        harness::aws().key(&key, Key { secret: key.clone(), names: vec![theirs.clone()], ..Key::default() });
+        match self.is_secrets() {
+            true => harness::aws().put_secret(&theirs, "CANARY-conformance").await,
+            false => harness::aws().put_parameter(&theirs, "CANARY-conformance").await,
+        }
+        Some((provider(&self.spec(), &key).await, theirs))
+    }
     fn new_key(&self, name: &str) -> Option<String> {
         Some(self.name(&format!("new/{name}")))
     }
@@ -94,7 +142,7 @@ async fn aws_passes_the_conformance_suite_with_both_of_its_services() {
     for service in ["SecretsManager", "ParameterStore"] {
         let case = Case::new("on-conformance").await;
         let key = format!("AKIA{}", case.name.to_uppercase().replace('-', ""));
-        let names = vec![case.name.clone(), format!("/{}", case.name)];
+        let names = vec![format!("{}/", case.name), format!("/{}/", case.name)];
         harness::aws().key(&key, Key { secret: key.clone(), names, ..Key::default() });
         conformance::run(&OnAws { case, service, key }).await;
     }

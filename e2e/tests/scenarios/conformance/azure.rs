@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lockstep_e2e::azure::Application;
 use lockstep_e2e::harness::azure;
 use lockstep_providers::Provider;
-use lockstep_providers::conformance::{self, Fixture, Search};
+use lockstep_providers::conformance::{self, Failure, Fixture, Search};
 use serde_json::{Value, json};
 
-use super::provider;
+use super::{fault, provider, provider_within};
 use crate::azure::TENANT;
 use crate::case::Case;
 
@@ -52,6 +53,40 @@ impl Fixture for OnAzure {
         azure().put(&self.case.name, name, &json!(fields).to_string(), json!({"tags": tags}));
         name.to_owned()
     }
+    async fn put_version(&self, name: &str, fields: &BTreeMap<String, String>) -> Option<(String, String)> {
+        Some((name.to_owned(), azure().put(&self.case.name, name, &json!(fields).to_string(), json!({}))))
+    }
+    // Text of at most 25 KB.
+    async fn put_bytes(&self, name: &str, bytes: &[u8]) -> Option<String> {
+        let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= 25_600)?;
+        azure().put(&self.case.name, name, text, json!({}));
+        Some(name.to_owned())
+    }
+    async fn fail(&self, failure: Failure) -> bool {
+        let body = |status: u16, code: &str| (status, json!({"error": {"code": code, "message": "as the test\r\nasked"}}));
+        let host = format!("{}.vault.azure.net", self.case.name);
+        let fault = fault(failure, body(429, "Throttled"), body(503, "ServiceUnavailable"));
+        azure().faults.add(1, fault, move |parts, _| {
+            let to = parts.headers.get("host").and_then(|h| h.to_str().ok()).unwrap_or_default();
+            // Not the first request of a client, which only asks for the challenge.
+            to.starts_with(&host) && parts.uri.path().contains("/failing") && parts.headers.contains_key("authorization")
+        });
+        true
+    }
+    async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
+        Some(provider_within(&self.spec(), &self.case.name, timeout).await)
+    }
+    async fn expire(&self) -> bool {
+        azure().expire(&self.case.name);
+        true
+    }
+    async fn neighbour(&self) -> Option<(Arc<dyn Provider>, String)> {
+        let client = format!("{}-neighbour", self.case.name);
+        azure().application(TENANT, &client, Application { secrets: vec![client.clone()], ..Application::default() });
+        azure().grant(&client, &[&format!("{}/secrets/shut-theirs", self.case.name)]);
+        azure().put(&self.case.name, "shut-theirs", "CANARY-conformance", json!({}));
+        Some((provider(&self.spec(), &client).await, "shut-theirs".into()))
+    }
     fn new_key(&self, name: &str) -> Option<String> {
         Some(format!("new-{name}"))
     }
@@ -62,7 +97,8 @@ async fn azure_passes_the_conformance_suite() {
     let case = Case::new("az-conformance").await;
     azure().application(TENANT, &case.name, Application { secrets: vec![case.name.clone()], ..Application::default() });
     // Everything in the vault but what begins with "shut".
-    let open = ["", "one", "many-", "gone", "found-", "tagged-", "foreign", "new-"];
+    let open =
+        ["", "one", "many-", "gone", "found-", "tagged-", "foreign", "new-", "bytes-", "odd", "versions", "described", "failing"];
     let open = open.map(|name| format!("{}/secrets/{name}", case.name));
     azure().grant(&case.name, &open.each_ref().map(String::as_str));
     conformance::run(&OnAzure { case }).await;

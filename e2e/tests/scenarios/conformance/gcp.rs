@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lockstep_e2e::harness::gcp;
 use lockstep_e2e::rsa::Rsa;
 use lockstep_providers::Provider;
-use lockstep_providers::conformance::{self, Fixture, Search};
+use lockstep_providers::conformance::{self, Failure, Fixture, Search};
 use serde_json::{Value, json};
 
-use super::provider;
+use super::{fault, provider, provider_within};
 use crate::case::Case;
 
 struct OnGcp {
@@ -56,6 +57,37 @@ impl Fixture for OnGcp {
         gcp().set(&self.name(name), "labels", json!(tags));
         self.put(name, fields).await
     }
+    async fn put_version(&self, name: &str, fields: &BTreeMap<String, String>) -> Option<(String, String)> {
+        let key = self.put(name, fields).await;
+        let (_, versions) = gcp().secret(&self.name(&key))?;
+        Some((key, versions.len().to_string()))
+    }
+    async fn put_bytes(&self, name: &str, bytes: &[u8]) -> Option<String> {
+        gcp().put(&self.name(name), bytes);
+        Some(name.to_owned())
+    }
+    async fn fail(&self, failure: Failure) -> bool {
+        let body =
+            |code: u16, status: &str| (code, json!({"error": {"code": code, "status": status, "message": "as the test asked"}}));
+        let path = format!("/v1/{}", self.name("failing"));
+        let fault = fault(failure, body(429, "RESOURCE_EXHAUSTED"), body(503, "UNAVAILABLE"));
+        gcp().faults.add(1, fault, move |parts, _| parts.uri.path().starts_with(&path));
+        true
+    }
+    async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
+        Some(provider_within(&self.spec(), &self.key.to_string(), timeout).await)
+    }
+    async fn expire(&self) -> bool {
+        gcp().expire(self.key["client_email"].as_str().unwrap());
+        true
+    }
+    async fn neighbour(&self) -> Option<(Arc<dyn Provider>, String)> {
+        let email = format!("neighbour@{}.iam.gserviceaccount.com", self.case.name);
+        let key = gcp().account(&email);
+        gcp().grant(&email, &[&self.name("shut-theirs")]);
+        gcp().put(&self.name("shut-theirs"), b"CANARY-conformance");
+        Some((provider(&self.spec(), &key.to_string()).await, "shut-theirs".into()))
+    }
     fn new_key(&self, name: &str) -> Option<String> {
         Some(format!("new-{name}"))
     }
@@ -69,7 +101,9 @@ async fn gcp_passes_the_conformance_suite() {
     // Everything in the project but what begins with "shut".
     let project = format!("projects/{}", case.name);
     let open: Vec<String> =
-        ["one", "many-", "gone", "found-", "tagged-", "foreign", "new-"].map(|name| format!("{project}/secrets/{name}")).into();
+        ["one", "many-", "gone", "found-", "tagged-", "foreign", "new-", "bytes-", "odd", "versions", "described", "failing"]
+            .map(|name| format!("{project}/secrets/{name}"))
+            .into();
     let mut open: Vec<&str> = open.iter().map(String::as_str).collect();
     let lists = format!("{project}/");
     open.push(&lists);

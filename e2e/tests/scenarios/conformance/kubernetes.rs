@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kube::api::DeleteParams;
+use lockstep_e2e::faults::Faults;
 use lockstep_e2e::harness;
 use lockstep_providers::Provider;
-use lockstep_providers::conformance::{self, Fixture, Search};
+use lockstep_providers::conformance::{self, Failure, Fixture, Search};
 use serde_json::{Value, json};
 
-use super::provider;
+use super::{fault, provider, provider_within};
 use crate::case::Case;
 use crate::providers::{account, ca_bundle};
 
@@ -18,6 +20,8 @@ struct OnKubernetes {
     case: Case,
     spec: Value,
     token: String,
+    /// Before its API server.
+    faults: Faults,
 }
 
 #[async_trait]
@@ -48,6 +52,24 @@ impl Fixture for OnKubernetes {
         self.case.apply(secret).await.unwrap();
         name.to_owned()
     }
+    async fn put_bytes(&self, name: &str, bytes: &[u8]) -> Option<String> {
+        let value = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": {"value": value}});
+        self.case.apply(secret).await.unwrap();
+        Some(name.to_owned())
+    }
+    async fn fail(&self, failure: Failure) -> bool {
+        let status = |code: u16, reason: &str| {
+            let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code, "message": "as asked"});
+            (code, body)
+        };
+        let fault = fault(failure, status(429, "TooManyRequests"), status(503, "ServiceUnavailable"));
+        self.faults.add(1, fault, |parts, _| parts.uri.path().ends_with("/failing"));
+        true
+    }
+    async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
+        Some(provider_within(&self.spec, &self.token, timeout).await)
+    }
     fn new_key(&self, name: &str) -> Option<String> {
         Some(name.to_owned())
     }
@@ -58,8 +80,10 @@ async fn kubernetes_passes_the_conformance_suite() {
     let case = Case::new("conformance-k8s").await;
     account(&case, &case.name, &["get", "list", "create", "update", "delete"]).await;
     let token = harness::service_account_token(&case.client, &case.name, "reader").await;
-    let server = json!({"url": case.harness.control_plane.url, "caBundle": ca_bundle(&case)});
+    let (faults, cluster) = (Faults::default(), &case.harness.control_plane);
+    let url = faults.proxy(&cluster.url, Some(cluster.ca.as_bytes())).unwrap();
+    let server = json!({"url": url, "caBundle": ca_bundle(&case)});
     let auth = json!({"token": {"bearerToken": {"name": "any", "key": "any"}}});
     let spec = json!({"kubernetes": {"server": server, "auth": auth, "remoteNamespace": case.name}});
-    conformance::run(&OnKubernetes { case, spec, token }).await;
+    conformance::run(&OnKubernetes { case, spec, token, faults }).await;
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use lockstep_e2e::faults::Faults;
 use lockstep_e2e::vault::ROOT;
 use lockstep_providers::Provider;
-use lockstep_providers::conformance::{self, Fixture, Search};
+use lockstep_providers::conformance::{self, Failure, Fixture, Search};
 use serde_json::{Value, json};
 
-use super::provider;
+use super::{fault, provider, provider_within};
 use crate::case::Case;
 
 struct OnVault {
@@ -18,6 +20,8 @@ struct OnVault {
     v2: bool,
     mount: String,
     token: String,
+    /// Before its Vault.
+    faults: Faults,
 }
 
 #[async_trait]
@@ -55,6 +59,33 @@ impl Fixture for OnVault {
         self.case.harness.vault.write(&format!("{}/metadata/{key}", self.mount), json!({"custom_metadata": tags})).await;
         key
     }
+    async fn put_version(&self, name: &str, fields: &BTreeMap<String, String>) -> Option<(String, String)> {
+        let key = self.put(name, fields).await;
+        let read = self.case.harness.vault.read(&format!("{}/metadata/{key}", self.mount)).await;
+        self.v2.then(|| (key, read["data"]["current_version"].to_string()))
+    }
+    fn unicode_name(&self) -> Option<String> {
+        Some("gro\u{df}e \u{79d8}\u{5bc6}".into())
+    }
+    async fn fail(&self, failure: Failure) -> bool {
+        let throttled = json!({"errors": ["request path \"kv\": rate limit quota exceeded"]});
+        let fault = fault(failure, (429, throttled), (503, json!({"errors": ["Vault is sealed"]})));
+        self.faults.add(1, fault, |parts, _| parts.uri.path().contains("/failing"));
+        true
+    }
+    async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
+        Some(provider_within(&self.spec, &self.token, timeout).await)
+    }
+    async fn neighbour(&self) -> Option<(Arc<dyn Provider>, String)> {
+        let vault = &self.case.harness.vault;
+        let path = if self.v2 { format!("{}/data/shut/theirs", self.mount) } else { format!("{}/shut/theirs", self.mount) };
+        let body = if self.v2 { json!({"data": {"user": "CANARY-conformance"}}) } else { json!({"user": "CANARY-conformance"}) };
+        vault.write(&path, body).await;
+        let policy = format!("{}-neighbour", self.case.name);
+        vault.policy_of(&policy, &["read"], &[&path]).await;
+        let token = vault.token(&["default", &policy], "1h").await;
+        Some((provider(&self.spec, &token).await, "shut/theirs".into()))
+    }
     fn new_key(&self, name: &str) -> Option<String> {
         Some(format!("open/new/{name}"))
     }
@@ -73,8 +104,9 @@ async fn vault_passes_the_conformance_suite_with_both_versions_of_kv() {
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         vault.policy_of(&case.name, &["create", "read", "update", "delete", "list"], &paths).await;
         let token = vault.token(&["default", &case.name], "1h").await;
+        let faults = Faults::default();
         let auth = json!({"tokenSecretRef": {"name": "any", "key": "any"}});
-        let spec = json!({"vault": {"server": vault.url, "path": mount, "version": format!("v{version}"), "auth": auth}});
-        conformance::run(&OnVault { case, spec, v2, mount, token }).await;
+        let spec = json!({"vault": {"server": faults.proxy(&vault.url, None).unwrap(), "path": mount, "version": format!("v{version}"), "auth": auth}});
+        conformance::run(&OnVault { case, spec, v2, mount, token, faults }).await;
     }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lockstep_e2e::http_api::HttpApi;
 use lockstep_providers::Provider;
-use lockstep_providers::conformance::{self, Fixture, Search};
+use lockstep_providers::conformance::{self, Failure, Fixture, Search};
 use serde_json::{Value, json};
 
-use super::provider;
+use super::{fault, provider, provider_within};
 use crate::case::Case;
 
 struct OnHttp {
@@ -54,6 +55,22 @@ impl Fixture for OnHttp {
     }
     async fn put_tagged(&self, name: &str, fields: &BTreeMap<String, String>, _: &BTreeMap<String, String>) -> String {
         self.put(name, fields).await
+    }
+    // JSON holds text.
+    async fn put_bytes(&self, name: &str, bytes: &[u8]) -> Option<String> {
+        self.api.put(name, json!(std::str::from_utf8(bytes).ok()?));
+        Some(name.to_owned())
+    }
+    fn unicode_name(&self) -> Option<String> {
+        Some("gro\u{df}e-\u{79d8}\u{5bc6}".into())
+    }
+    async fn fail(&self, failure: Failure) -> bool {
+        let fault = fault(failure, (429, json!({})), (503, json!({})));
+        self.api.faults.add(1, fault, |parts, _| parts.uri.path().ends_with("/failing"));
+        true
+    }
+    async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
+        Some(provider_within(&self.spec(), "CANARY-token", timeout).await)
     }
     // The URL that writes is another one than the URL that reads.
     fn new_key(&self, _: &str) -> Option<String> {
