@@ -92,10 +92,14 @@ impl Azure {
         Ok(Self { port, authority: authority.pem, faults, shared })
     }
 
-    /// The variables that lead an operator here.
+    /// The variables that lead an operator's own identity here.
     pub fn environment(&self) -> Vec<(String, String)> {
-        let here = format!("https://localhost:{}", self.port);
-        vec![("AZURE_AUTHORITY_HOST".into(), here.clone()), ("AZURE_POD_IDENTITY_AUTHORITY_HOST".into(), here)]
+        vec![("AZURE_AUTHORITY_HOST".into(), self.entra()), ("AZURE_POD_IDENTITY_AUTHORITY_HOST".into(), self.entra())]
+    }
+
+    /// Where tokens are got.
+    pub fn entra(&self) -> String {
+        format!("https://localhost:{}", self.port)
     }
 
     /// The URL of a vault.

@@ -99,6 +99,13 @@ impl Gcp {
         Ok(Self { url, faults, shared })
     }
 
+    /// The key of a service account of Vault's, which exchanges its assertion here: for its own calls to Google.
+    pub fn key_of_vault(&self) -> String {
+        let mut key = self.account("vault@vault.iam.gserviceaccount.com");
+        key["token_uri"] = format!("{}/token", self.url).into();
+        key.to_string()
+    }
+
     /// The variables that lead an operator here.
     pub fn environment(&self) -> Vec<(String, String)> {
         let services = ["SECRETMANAGER", "STS", "IAMCREDENTIALS", "SECURETOKEN", "OAUTH2"];
@@ -255,7 +262,16 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         return metadata(&shared, path, parts.uri.query().unwrap_or_default(), &parts.headers);
     }
     let form: HashMap<String, String> = url::form_urlencoded::parse(&body).into_owned().collect();
+    // Public keys of service accounts and of Google itself, as certificates: who checks tokens asks for them.
+    if let Some(email) = path.strip_prefix("/service_accounts/v1/metadata/x509/") {
+        let rsa = lock(&shared.accounts).get(&email.replace("%40", "@")).cloned();
+        return rsa.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |rsa| ok(json!({&rsa.id: rsa.certificate()})));
+    }
     match path.as_str() {
+        "/oauth2/v1/certs" => {
+            let machine = lock(&shared.machine).clone().and_then(|email| lock(&shared.accounts).get(&email).cloned());
+            return ok(machine.map_or_else(|| json!({}), |rsa| json!({&rsa.id: rsa.certificate()})));
+        }
         "/token" => return key_exchange(&shared, &form),
         "/v1/token" => return exchange(&shared, &form),
         "/v1/identitybindingtoken" => return bind(&shared, &serde_json::from_slice(&body).unwrap_or_default()),
@@ -319,7 +335,11 @@ fn key_exchange(shared: &Shared, form: &HashMap<String, String>) -> Response {
     let issuer = jwt::Issuer { name: email.to_owned(), keys: rsa.jwks() };
     match issuer.check(assertion) {
         Err(_) => oauth("invalid_grant", "Invalid JWT Signature."),
-        Ok(claims) if claims["aud"] != "https://oauth2.googleapis.com/token" => {
+        // Google's library for Go names the address that it asks.
+        Ok(claims)
+            if claims["aud"] != "https://oauth2.googleapis.com/token"
+                && claims["aud"].as_str().is_none_or(|aud| !aud.starts_with("http://127.0.0.1:") || !aud.ends_with("/token")) =>
+        {
             oauth("invalid_grant", "Invalid JWT: Failed audience check.")
         }
         Ok(claims) if claims["scope"].as_str().is_none_or(|s| !s.contains("cloud-platform")) => {
@@ -423,7 +443,16 @@ fn bind(shared: &Shared, json: &Value) -> Response {
 
 /// <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateAccessToken> and `signJwt`.
 fn credentials(shared: &Shared, principal: &str, rest: &str, json: &Value) -> Response {
-    let Some((email, method)) = rest.split_once(':') else { return error(404, "NOT_FOUND", "Not found") };
+    // https://cloud.google.com/iam/docs/reference/rest/v1/projects.serviceAccounts/get
+    let Some((email, method)) = rest.split_once(':') else {
+        let email = rest.replace("%40", "@");
+        return match lock(&shared.accounts).get(&email) {
+            Some(_) => ok(
+                json!({"name": format!("projects/-/serviceAccounts/{email}"), "email": email, "uniqueId": format!("id-{email}"), "projectId": "p"}),
+            ),
+            None => error(404, "NOT_FOUND", "Unknown service account"),
+        };
+    };
     let admitted = lock(&shared.users).get(email).is_some_and(|users| users.iter().any(|user| user == principal));
     if !admitted {
         let permission = if method == "signJwt" { "signJwt" } else { "getAccessToken" };

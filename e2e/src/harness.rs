@@ -46,7 +46,13 @@ impl Harness {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::Builder::new().prefix("lockstep-").tempdir().map_err(|e| e.to_string())?;
         let control_plane = ControlPlane::start(&folder.path().join("control-plane"), say)?;
-        let vault = Vault::start(&folder.path().join("vault"), say)?;
+        let google = folder.path().join("vault-google.json");
+        let mut environment = Vec::new();
+        if let Some(Ok(gcp)) = GCP.get() {
+            std::fs::write(&google, gcp.key_of_vault()).map_err(|e| e.to_string())?;
+            environment.push(("GOOGLE_APPLICATION_CREDENTIALS".to_owned(), google.display().to_string()));
+        }
+        let vault = Vault::start(&folder.path().join("vault"), &environment, say)?;
         let binary = components::operator(release)?;
         Ok(Self { control_plane, vault, binary, folder })
     }
@@ -206,9 +212,9 @@ static AZURE: OnceLock<Result<Azure, String>> = OnceLock::new();
 pub async fn shared() -> (Arc<Harness>, &'static Operator) {
     let started = tokio::task::spawn_blocking(|| {
         let say = |text: &str| eprintln!("{text}");
+        GCP.get_or_init(Gcp::start).as_ref().map_err(Clone::clone)?;
         let harness = SHARED.get_or_init(|| Harness::start(false, &say).map(Arc::new)).clone()?;
         AWS.get_or_init(|| Aws::start(harness.folder.path(), &say)).as_ref().map_err(Clone::clone)?;
-        GCP.get_or_init(Gcp::start).as_ref().map_err(Clone::clone)?;
         AZURE.get_or_init(Azure::start).as_ref().map_err(Clone::clone)?;
         Ok(harness)
     });

@@ -37,7 +37,7 @@ impl Vault {
     ///
     /// # Errors
     /// A sentence when the binary can't be had.
-    pub fn start(folder: &Path, say: &dyn Fn(&str)) -> Result<Self, String> {
+    pub fn start(folder: &Path, environment: &[(String, String)], say: &dyn Fn(&str)) -> Result<Self, String> {
         let binary = find_or_build(Component::Vault, say)?;
         std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
         let authority = Authority::new("vault-ca");
@@ -52,7 +52,8 @@ impl Vault {
             .arg("-tls-cert")
             .arg(folder.join("vault.crt"))
             .arg("-tls-key")
-            .arg(folder.join("vault.key"));
+            .arg(folder.join("vault.key"))
+            .envs(environment.iter().cloned());
         let process = Process::start(&command, &folder.join("vault.log"));
         process.wait_ready(Duration::from_secs(60), || process.output().lines().any(|l| l == "ready"));
         let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client");

@@ -1,6 +1,6 @@
 //! Credentials that are got again ahead of their end: one set a connection, whoever asks.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Mutex;
 
@@ -26,11 +26,13 @@ struct State<T> {
     /// When others are got.
     renew: Option<SystemTime>,
     refused: Option<(Error, SystemTime)>,
+    /// When credentials were last let go of before their time.
+    let_go: Option<Instant>,
 }
 
 impl<T> Default for Held<T> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { given: None, renew: None, refused: None }) }
+        Self { state: Mutex::new(State { given: None, renew: None, refused: None, let_go: None }) }
     }
 }
 
@@ -56,7 +58,7 @@ impl<T: Clone> Held<T> {
             Ok((value, end)) => {
                 let life = end.map(|end| end.duration_since(now).unwrap_or_default());
                 let renew = life.map(|life| now + life.saturating_sub(AHEAD.min(life / 5)));
-                *state = State { given: Some((value.clone(), end)), renew, refused: None };
+                *state = State { given: Some((value.clone(), end)), renew, refused: None, let_go: state.let_go };
                 Ok(value)
             }
             Err(error) => {
@@ -75,12 +77,20 @@ impl<T: Clone> Held<T> {
         }
     }
 
-    /// Lets go of credentials that have ended before their time; others that came meanwhile stay.
-    pub(crate) async fn forget(&self, ended: impl FnOnce(&T) -> bool) {
+    /// Lets go of credentials that are said to have ended before their time; others that came meanwhile stay. Answers whether
+    /// there may be others now: those that were just got are believed in, so that a refusal of every one of them does not get
+    /// another for each request.
+    pub(crate) async fn forget(&self, ended: impl FnOnce(&T) -> bool) -> bool {
         let mut state = self.state.lock().await;
-        if state.given.as_ref().is_some_and(|(value, _)| ended(value)) {
-            state.given = None;
+        if !state.given.as_ref().is_some_and(|(value, _)| ended(value)) {
+            return true;
         }
+        if state.let_go.is_some_and(|at| at.elapsed() < REFUSAL_HOLDS) {
+            return false;
+        }
+        state.given = None;
+        state.let_go = Some(Instant::now());
+        true
     }
 }
 
@@ -100,8 +110,12 @@ mod tests {
         held.forget(|value| *value == 7).await;
         assert_eq!(held.get(async { Ok((2, None)) }).await, Ok(1), "only what ended is let go of");
         held.forget(|value| *value == 1).await;
-        assert_eq!(held.get(async { Ok((3, end(0))) }).await, Ok(3));
-        assert_eq!(held.get(async { Ok((4, None)) }).await, Ok(4), "what has ended is not given out");
+        assert_eq!(held.get(async { Ok((3, None)) }).await, Ok(3));
+        assert!(!held.forget(|value| *value == 3).await, "what was just got is believed in");
+        assert!(held.forget(|value| *value == 1).await, "another one has come meanwhile");
+        let other = Held::default();
+        assert_eq!(other.get(async { Ok((3, end(0))) }).await, Ok(3));
+        assert_eq!(other.get(async { Ok((4, None)) }).await, Ok(4), "what has ended is not given out");
     }
 
     #[tokio::test]

@@ -173,7 +173,11 @@ pub(crate) async fn reach(field: &str, host: &str, port: u16, options: &Options)
     let attempt = async {
         let unreachable = |error: std::io::Error| Error::unreachable(format!("{host}:{port} can't be reached ({error})"));
         let mut failure = Error::unreachable(format!("{host} means no address"));
-        for found in tokio::net::lookup_host((bare, port)).await.map_err(unreachable)? {
+        let found: Vec<SocketAddr> = match options.egress.place(bare) {
+            Some(address) => vec![SocketAddr::new(address, port)],
+            None => tokio::net::lookup_host((bare, port)).await.map_err(unreachable)?.collect(),
+        };
+        for found in found {
             failure = match options.egress.check(bare, found.ip()) {
                 Err(why) => Error::invalid(field, format!("{host} {why}")),
                 Ok(()) => match tokio::net::TcpStream::connect(found).await {

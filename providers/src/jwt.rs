@@ -38,18 +38,16 @@ impl Signer {
     pub(crate) fn from_pem(field: &str, pem: &[u8]) -> Result<Self> {
         let key = PrivateKeyDer::from_pem_slice(pem)
             .map_err(|_| Error::invalid(field, "holds no PEM private key (-----BEGIN PRIVATE KEY-----)"))?;
-        Self::from_der(field, &key)
-    }
-
-    /// From DER.
-    ///
-    /// # Errors
-    /// As [`Signer::from_pem`].
-    pub(crate) fn from_der(field: &str, key: &PrivateKeyDer<'_>) -> Result<Self> {
-        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key)
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key)
             .map_err(|_| Error::invalid(field, "is no private key that can sign; an RSA key of 2048 bits or more is needed"))?;
         let signer = Self { field: field.to_owned(), key };
         signer.signature(Algorithm::Rs256, b"").map(|_| signer)
+    }
+
+    /// Its public part, as certificates hold it (SubjectPublicKeyInfo in DER).
+    #[cfg(feature = "azure")]
+    pub(crate) fn public_key(&self) -> Option<Vec<u8>> {
+        self.key.public_key().map(|key| key.to_vec())
     }
 
     fn signature(&self, algorithm: Algorithm, message: &[u8]) -> Result<Vec<u8>> {

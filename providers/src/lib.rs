@@ -38,8 +38,6 @@ mod http;
 mod jwt;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
-#[cfg(feature = "azure")]
-mod pkcs12;
 #[cfg_attr(
     not(all(feature = "aws", feature = "kubernetes", feature = "vault", feature = "webhook")),
     allow(dead_code, reason = "shared by providers that this build may lack")

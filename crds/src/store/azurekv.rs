@@ -75,7 +75,7 @@ pub struct AzureAuthSecretRef {
     /// Where its client secret lies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_secret: Option<SecretKeySelector>,
-    /// Where its certificate with private key lies: PEM, or PKCS#12.
+    /// Where its certificate with private key lies: PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<SecretKeySelector>,
     /// Where the tenant id lies.

@@ -109,7 +109,7 @@ async fn set_up(args: &Args) -> Result<Stage, String> {
     // Starting them waits for processes: off the async threads.
     let started = tokio::task::spawn_blocking(move || -> Result<_, String> {
         let control_plane = if own { Some(ControlPlane::start(&path.join("control-plane"), &|t| note(t))?) } else { None };
-        Ok((control_plane, Vault::start(&path.join("vault"), &|t| note(t))?))
+        Ok((control_plane, Vault::start(&path.join("vault"), &[], &|t| note(t))?))
     });
     let (control_plane, vault) = started.await.map_err(|e| e.to_string())??;
     vault.prepare().await;

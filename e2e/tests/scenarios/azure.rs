@@ -45,7 +45,8 @@ impl OnAzure {
     }
 
     fn spec(&self, auth: Value) -> Value {
-        let mut spec = json!({"vaultUrl": self.azure.vault(&self.case.name)});
+        let cloud = json!({"activeDirectoryEndpoint": self.azure.entra()});
+        let mut spec = json!({"vaultUrl": self.azure.vault(&self.case.name), "customCloudConfig": cloud});
         spec.as_object_mut().unwrap().extend(auth.as_object().unwrap().clone());
         json!({"azurekv": spec})
     }
@@ -130,6 +131,8 @@ async fn a_client_secret_that_is_wrong_is_named_and_a_right_one_taken_up_at_once
     on.case.store_is("kv", "False", "InvalidProviderConfig", "AADSTS7000215").await;
     on.credentials("nobody", "CANARY-client-secret").await;
     on.case.failed("app", "AADSTS700016").await;
+    on.credentials("CANARY-nobody", "CANARY-client-secret").await;
+    on.case.failed("app", "of spec.provider.azurekv.authSecretRef.clientId in tenant").await;
     let mut other = on.secret_auth();
     other["tenantId"] = json!("nowhere");
     on.store("kv", other).await;
@@ -158,8 +161,13 @@ async fn a_certificate_is_an_applications_credential() {
     on.object("app", "kv", json!([entry("x", json!({"key": "app"}))])).await;
     on.case.failed("app", "AADSTS700027").await;
     on.case.apply_secret("azure", &[("id", &on.client), ("pem", "CANARY-no-pem")]).await;
-    on.case.failed("app", "spec.provider.azurekv.authSecretRef.clientCertificate: is no PKCS#12 file").await;
-    on.case.apply_secret("azure", &[("id", &on.client), ("pem", &format!("{}{}", key.certificate(), key.pem()))]).await;
+    on.case.failed("app", "spec.provider.azurekv.authSecretRef.clientCertificate: is no PEM").await;
+    on.case
+        .apply_secret(
+            "azure",
+            &[("id", &on.client), ("pem", &format!("{}{}{}", other.certificate(), key.certificate(), key.pem()))],
+        )
+        .await;
     on.case.secret_is("app", &[("x", "CANARY-v")]).await;
 }
 
@@ -241,6 +249,10 @@ async fn the_operators_own_pod_may_be_federated() {
     let env = [("AZURE_CLIENT_ID", client.as_str()), ("AZURE_TENANT_ID", TENANT), ("AZURE_FEDERATED_TOKEN_FILE", file.as_str())];
     let operator = case.own_operator_with("own", &["--share-own-identity"], &env);
     operator.wait_working();
+    let evil = json!({"activeDirectoryEndpoint": "https://evil.example"});
+    let spec = json!({"authType": "WorkloadIdentity", "vaultUrl": azure().vault(&case.name), "customCloudConfig": evil});
+    case.apply_store("evil", json!({"azurekv": spec})).await;
+    case.store_is("evil", "False", "InvalidProviderConfig", "gets no token of it").await;
     case.apply_store("kv", json!({"azurekv": {"authType": "WorkloadIdentity", "vaultUrl": azure().vault(&case.name)}})).await;
     case.external_secret("app", json!({"secretStoreRef": {"name": "kv"}, "data": [entry("x", json!({"key": "app"}))]})).await;
     case.secret_is("app", &[("x", "CANARY-v")]).await;
@@ -262,7 +274,7 @@ async fn tokens_go_to_the_vault_that_they_are_for_and_nowhere_else() {
     assert!(on.azure.calls(&on.client).is_empty(), "no token was sent");
     for (name, url, needle) in [
         ("http", format!("http://{}.vault.azure.net", on.case.name), "must be https"),
-        ("foreign", "https://evil.example".to_owned(), "is no vault of PublicCloud"),
+        ("path", format!("https://{}.vault.azure.net/x", on.case.name), "has a path"),
         ("metadata", "https://169.254.169.254".to_owned(), "spec.provider.azurekv.vaultUrl"),
     ] {
         let mut spec = on.spec(on.secret_auth());

@@ -40,7 +40,7 @@ async fn a_store_with_a_bad_url_ca_or_token_says_so() {
         (with("version", json!("v1")), "spec.provider.vault.version: secret is a KV engine of version 2; write version: v2"),
         (case.vault_at(&url, two), "spec.provider.vault.auth: names tokenSecretRef and kubernetes; keep one"),
         (case.vault_at(&url, json!({"iam": {"vaultRole": "r"}})), "spec.provider.vault.auth.iam: names no identity"),
-        (case.vault_at(&url, json!({"gcp": {"role": "r"}})), "spec.provider.vault.auth.gcp is not served yet"),
+        (case.vault_at(&url, json!({"gcp": {"role": "r"}})), "spec.provider.vault.auth.gcp: names no identity"),
     ]
     .into_iter()
     .enumerate()

@@ -211,7 +211,7 @@ async fn an_unknown_provider_survives_and_is_named_unless_somebody_else_serves_i
     let case = Case::new("unknown").await;
     case.apply_store("acme", json!({"acme": {"url": "https://acme.example", "deep": {"kept": [1, 2]}}})).await;
     let message = case.store_is("acme", "False", "InvalidProviderConfig", "spec.provider.acme").await;
-    assert!(message.contains("known: aws, fake, kubernetes, openbao, vault, webhook"), "{message}");
+    assert!(message.contains("known: aws, azurekv, fake, gcpsm, kubernetes, openbao, vault, webhook"), "{message}");
     let api: Api<SecretStore> = Api::namespaced(case.client.clone(), &case.name);
     assert_eq!(api.get("acme").await.unwrap().spec.provider.0["acme"]["deep"]["kept"], json!([1, 2]));
     // Somebody else writes its status: from then on it is theirs.

@@ -118,8 +118,10 @@ impl Identity {
         if matches!(self.source, Source::Keys(_)) && self.roles.is_empty() {
             return Ok(None);
         }
-        self.held.forget(|held| held.access_key_id() == stale.access_key_id()).await;
-        self.credentials().await.map(Some)
+        match self.held.forget(|held| held.access_key_id() == stale.access_key_id()).await {
+            true => self.credentials().await.map(Some),
+            false => Ok(None),
+        }
     }
 
     async fn load(&self) -> Result<Credentials> {

@@ -36,6 +36,8 @@ const CONCURRENCY: usize = 8;
 /// A connection to one service of one region as one identity.
 pub(crate) struct Aws {
     identity: Arc<Identity>,
+    /// Where the service is.
+    at: (String, u16, Options),
     service: Service,
 }
 
@@ -60,6 +62,8 @@ pub(crate) async fn connect(spec: AwsProvider, resolver: Arc<dyn Resolver>, opti
     let config = wire::config(&carrier, &spec.region, options, Some(signer));
     let caller = Caller { identity: identity.clone(), region: spec.region.clone() };
     let prefix = spec.prefix.clone().unwrap_or_default();
+    let name = if spec.service == AwsService::ParameterStore { "ssm" } else { "secretsmanager" };
+    let at = wire::place(name, &spec.region, options);
     let service = match spec.service {
         AwsService::SecretsManager => {
             let mut config = aws_sdk_secretsmanager::config::Builder::from(&config);
@@ -78,7 +82,7 @@ pub(crate) async fn connect(spec: AwsProvider, resolver: Arc<dyn Resolver>, opti
             return Err(Error::Unsupported(format!("{FIELD}.service: {why}")));
         }
     };
-    Ok(Aws { identity, service })
+    Ok(Aws { identity, at, service })
 }
 
 fn check_deletion(spec: &AwsProvider) -> Result<()> {
@@ -163,9 +167,11 @@ fn tags_json<'a>(tags: impl Iterator<Item = (&'a str, &'a str)>) -> Fetched {
 
 #[async_trait]
 impl Provider for Aws {
-    /// Gets credentials: who may read what is known only by reading.
+    /// Gets credentials: who may read what is known only by reading. Credentials that are held say nothing about the service.
     async fn validate(&self) -> Result<Validity> {
-        self.identity.credentials().await.map(|_| Validity::Valid)
+        self.identity.credentials().await?;
+        let (host, port, options) = &self.at;
+        crate::http::reach(FIELD, host, *port, options).await.map(|()| Validity::Valid)
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -118,6 +118,15 @@ pub(super) fn check_region(field: &str, region: &str) -> Result<()> {
     if formed { Ok(()) } else { Err(Error::invalid(field, "is no region of AWS; write for example eu-central-1")) }
 }
 
+/// Host and port of a service, as the SDK has them, and that no policy about tenants' addresses is asked.
+pub(super) fn place(service: &str, region: &str, options: &Options) -> (String, u16, Options) {
+    let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    let given = options.endpoints.get(service).and_then(|url| reqwest::Url::parse(&url).ok());
+    let of_given = |url: reqwest::Url| Some((url.host_str()?.to_owned(), url.port_or_known_default()?));
+    let (host, port) = given.and_then(of_given).unwrap_or_else(|| (format!("{service}.{region}.{domain}"), 443));
+    (host, port, Options { egress: std::sync::Arc::new(crate::egress::Egress::everywhere()), ..options.clone() })
+}
+
 /// What a failed call means. `what` is what was asked for, such as `GetSecretValue of app`, and `region` where.
 pub(super) fn failure<E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static>(
     what: &str,

@@ -1,18 +1,18 @@
-//! Certificates: as an application's credential, and as what is pushed.
+//! An application's certificate, by which it says who it is.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::identity::claims;
 use crate::jwt::{Algorithm, Signer};
-use crate::{Error, Result, SecretBytes, pkcs12};
+use crate::{Error, Result, SecretBytes};
 
-/// An application's certificate with its key.
+/// A certificate with its key.
 pub(super) struct ClientCertificate {
     signer: Signer,
     /// SHA-256 of the certificate, as Entra ID finds it by.
@@ -20,21 +20,27 @@ pub(super) struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// From PEM, or PKCS#12 without a password; `field` is where it stands.
+    /// From PEM; `field` is where it stands. PKCS#12 is not taken: what it costs to open one, its writer decides.
     ///
     /// # Errors
     /// [`Error::Invalid`], without a word of the input.
     pub(super) fn parse(field: &str, bytes: &SecretBytes) -> Result<Self> {
-        let (leaf, signer) = if is_pem(bytes.expose()) {
-            let leaf = CertificateDer::pem_slice_iter(bytes.expose()).find_map(std::result::Result::ok);
-            let leaf = leaf.ok_or_else(|| Error::invalid(field, "holds no PEM certificate (-----BEGIN CERTIFICATE-----)"))?;
-            (leaf.to_vec(), Signer::from_pem(field, bytes.expose())?)
-        } else {
-            let found = pkcs12::read(field, bytes.expose(), "")?;
-            let leaf = found.certificates.into_iter().next().ok_or_else(|| Error::invalid(field, "holds no certificate"))?;
-            (leaf, Signer::from_der(field, &PrivateKeyDer::Pkcs8(found.key.as_slice().into()))?)
-        };
-        Ok(Self { signer, thumbprint: URL_SAFE_NO_PAD.encode(Sha256::digest(&leaf)) })
+        let wrong = |why: &str| Error::invalid(field, why);
+        if !is_pem(bytes.expose()) {
+            return Err(wrong(
+                "is no PEM; write the certificate and its key, as `openssl pkcs12 -nodes` shows those of a PKCS#12 file",
+            ));
+        }
+        let signer = Signer::from_pem(field, bytes.expose())?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(bytes.expose()).filter_map(std::result::Result::ok).collect();
+        if chain.is_empty() {
+            return Err(wrong("holds no PEM certificate (-----BEGIN CERTIFICATE-----)"));
+        }
+        // A chain may stand in any order: the key's own certificate holds its public part.
+        let own =
+            signer.public_key().and_then(|key| chain.iter().find(|der| der.windows(key.len()).any(|w| w == key.as_slice())));
+        let own = own.ok_or_else(|| wrong("holds no certificate of its private key"))?;
+        Ok(Self { signer, thumbprint: URL_SAFE_NO_PAD.encode(Sha256::digest(own)) })
     }
 
     /// A token that says who the application is.
@@ -47,38 +53,6 @@ impl ClientCertificate {
     }
 }
 
-fn is_pem(bytes: &[u8]) -> bool {
+pub(super) fn is_pem(bytes: &[u8]) -> bool {
     bytes.windows(11).any(|window| window == b"-----BEGIN ")
-}
-
-/// A certificate to push: its leaf, and whether it is PEM.
-pub(super) struct Pushed {
-    pub(super) leaf: Vec<u8>,
-    pub(super) is_pem: bool,
-}
-
-/// Looks at a certificate that is to be pushed: PKCS#12 without a password, PEM or DER.
-///
-/// # Errors
-/// [`Error::Invalid`], without a word of the input.
-pub(super) fn pushed(value: &SecretBytes) -> Result<Pushed> {
-    let field = "match.secretKey";
-    let bytes = value.expose();
-    if is_pem(bytes) {
-        let leaf = CertificateDer::pem_slice_iter(bytes).find_map(std::result::Result::ok);
-        let leaf = leaf.ok_or_else(|| Error::invalid(field, "holds PEM, but no certificate"))?;
-        return Ok(Pushed { leaf: leaf.to_vec(), is_pem: true });
-    }
-    let leaf = match pkcs12::read(field, bytes, "") {
-        Ok(found) => found.certificates.into_iter().next(),
-        Err(_) => der(bytes),
-    };
-    let why = "is no certificate: PKCS#12 without a password, or PEM with its key";
-    Ok(Pushed { leaf: leaf.ok_or_else(|| Error::invalid(field, why))?, is_pem: false })
-}
-
-/// A certificate in DER, as it is.
-fn der(bytes: &[u8]) -> Option<Vec<u8>> {
-    let der = CertificateDer::from(bytes);
-    rustls::server::ParsedCertificate::try_from(&der).is_ok().then(|| bytes.to_vec())
 }

@@ -54,10 +54,7 @@ impl Cloud {
                 let why = "is not set, and environmentType AzureStackCloud needs it: name its activeDirectoryEndpoint";
                 return Err(Error::invalid(format!("{FIELD}.customCloudConfig"), why));
             }
-            None => {
-                let text = options.endpoints.get("azure/authority").unwrap_or_else(|| authority.into());
-                Url::parse(&text).map_err(|_| Error::invalid(FIELD, "AZURE_AUTHORITY_HOST of the operator is no URL"))?
-            }
+            None => Url::parse(authority).map_err(|_| Error::invalid(FIELD, "has no authority"))?,
         };
         let host = vault.host_str().unwrap_or_default().to_owned();
         let named = custom.and_then(|c| c.key_vault_endpoint.clone()).filter(|e| !e.is_empty());
@@ -80,6 +77,30 @@ impl Cloud {
             }
         };
         Ok(Self { vault, authority, scope: format!("{resource}/.default") })
+    }
+}
+
+impl Cloud {
+    /// The same for the operator's own identity: its token goes where the operator's environment says, else where Microsoft
+    /// gives tokens, and nowhere that a store names.
+    pub(super) fn for_own(self, spec: &AzureProvider, options: &Options) -> Result<Self> {
+        let known = [
+            "login.microsoftonline.com",
+            "login.microsoftonline.us",
+            "login.chinacloudapi.cn",
+            "login.partner.microsoftonline.cn",
+        ];
+        let authority = match options.endpoints.get("azure/authority") {
+            Some(own) => Url::parse(&own).map_err(|_| Error::invalid(FIELD, "AZURE_AUTHORITY_HOST of the operator is no URL"))?,
+            None => self.authority.clone(),
+        };
+        let named = spec.custom_cloud_config.is_some() && self.authority.host_str() != authority.host_str();
+        let own = options.endpoints.get("azure/authority").is_some();
+        if named || !(own || authority.host_str().is_some_and(|host| known.contains(&host))) {
+            let why = "is another host than the operator's own identity is of, and gets no token of it";
+            return Err(Error::invalid(format!("{FIELD}.customCloudConfig.activeDirectoryEndpoint"), why));
+        }
+        Ok(Self { authority, ..self })
     }
 }
 
@@ -123,6 +144,24 @@ mod tests {
         let stack = of("https://app.vault.stack.example", AzureEnvironment::AzureStackCloud, Some(stack)).unwrap();
         assert_eq!(stack.authority.as_str(), "https://login.stack.example/");
         assert_eq!(stack.scope, "https://vault.stack.example/.default");
+    }
+
+    #[test]
+    fn the_operators_own_token_goes_nowhere_that_a_store_names() {
+        let named = |host: &str| {
+            let custom = AzureCustomCloud { active_directory_endpoint: format!("https://{host}"), ..AzureCustomCloud::default() };
+            AzureProvider {
+                vault_url: "https://app.vault.azure.net".into(),
+                custom_cloud_config: Some(custom),
+                ..AzureProvider::default()
+            }
+        };
+        let options = Options::default();
+        let own = |spec: &AzureProvider| Cloud::of(spec, &options).unwrap().for_own(spec, &options);
+        assert!(own(&named("evil.example")).is_err());
+        assert!(own(&named("login.partner.microsoftonline.cn")).is_ok());
+        let plain = AzureProvider { vault_url: "https://app.vault.azure.net".into(), ..AzureProvider::default() };
+        assert_eq!(own(&plain).unwrap().authority.as_str(), "https://login.microsoftonline.com/");
     }
 
     #[test]

@@ -43,18 +43,20 @@ pub(super) struct Identity {
     resolver: Arc<dyn Resolver>,
     timeout: Duration,
     imds: Option<Url>,
+    /// `AZURE_TENANT_ID` of the operator, where nothing else says the tenant: it is no credential.
+    own_tenant: Option<String>,
     held: Held<AccessToken>,
 }
 
 enum Who {
     Secret {
-        tenant: String,
-        client: String,
+        tenant: Id,
+        client: Id,
         secret: Zeroizing<String>,
     },
     Certificate {
-        tenant: String,
-        client: String,
+        tenant: Id,
+        client: Id,
         certificate: Box<ClientCertificate>,
     },
     Machine {
@@ -62,15 +64,37 @@ enum Who {
     },
     Account {
         account: ServiceAccountSelector,
-        tenant: Option<String>,
-        client: Option<String>,
+        tenant: Option<Id>,
+        client: Option<Id>,
     },
     /// The operator's own federated token.
     Own {
-        tenant: String,
-        client: String,
+        tenant: Id,
+        client: Id,
         file: String,
     },
+}
+
+/// A tenant's or an application's id. One that came from a Secret is not shown: whoever writes a store may name any key of any
+/// Secret there.
+#[derive(Clone)]
+struct Id {
+    text: Zeroizing<String>,
+    shown: String,
+    hidden: bool,
+}
+
+impl Id {
+    fn open(text: &str) -> Self {
+        Self { text: Zeroizing::new(text.to_owned()), shown: crate::error::foreign_text(text, &[]), hidden: false }
+    }
+
+    /// As Entra ID has them: GUIDs, and domains for tenants. They become part of a URL.
+    fn checked(self, field: &str) -> Result<Self> {
+        let formed =
+            (1..=253).contains(&self.text.len()) && self.text.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
+        if formed { Ok(self) } else { Err(Error::invalid(field, "is no id of a tenant or an application")) }
+    }
 }
 
 impl fmt::Debug for Identity {
@@ -94,7 +118,17 @@ impl Identity {
         let anywhere = matches!(who, Who::Machine { .. });
         let http = http::client(FIELD, Tls { anywhere, ..Tls::default() }, options)?;
         let imds = options.endpoints.get("azure/imds").and_then(|url| Url::parse(&url).ok());
-        Ok(Self { who, cloud: cloud.clone(), http, resolver, timeout: options.timeout, imds, held: Held::default() })
+        let cloud = if matches!(who, Who::Own { .. }) { cloud.clone().for_own(spec, options)? } else { cloud.clone() };
+        Ok(Self {
+            who,
+            cloud,
+            http,
+            resolver,
+            timeout: options.timeout,
+            imds,
+            own_tenant: options.endpoints.get("azure/tenant"),
+            held: Held::default(),
+        })
     }
 
     /// A token that is good now.
@@ -105,9 +139,9 @@ impl Identity {
         self.held.get(Box::pin(self.load())).await
     }
 
-    /// Lets go of the token, which Azure says has ended.
-    pub(super) async fn forget(&self) {
-        self.held.forget(|_| true).await;
+    /// Lets go of a token that Azure says has ended; answers whether there may be another one.
+    pub(super) async fn forget(&self, ended: &AccessToken) -> bool {
+        self.held.forget(|held| held.token.secret() == ended.token.secret()).await
     }
 
     async fn load(&self) -> Result<Given<AccessToken>> {
@@ -128,44 +162,48 @@ impl Identity {
         };
         match &self.who {
             Who::Secret { tenant, client, secret } => {
-                let what = format!("a token of application {client} in tenant {tenant}");
-                let options = ClientSecretCredentialOptions { client_options: self.entra(&what) };
-                let secret = Secret::new(secret.to_string());
-                let credential =
-                    ClientSecretCredential::new(tenant, client.clone(), secret, Some(options)).map_err(made(&what))?;
+                let what = format!("a token of application {} in tenant {}", client.shown, tenant.shown);
+                let options = ClientSecretCredentialOptions { client_options: self.entra(&what, &[tenant, client], secret) };
+                let (id, secret) = (client.text.to_string(), Secret::new(secret.to_string()));
+                let credential = ClientSecretCredential::new(&tenant.text, id, secret, Some(options)).map_err(made(&what))?;
                 Ok((credential, what))
             }
             Who::Certificate { tenant, client, certificate } => {
-                let audience = format!("{}{tenant}/oauth2/v2.0/token", self.cloud.authority);
-                let assertion = certificate.assertion(client, &audience)?;
-                let what = format!("a token of application {client} in tenant {tenant}, by its certificate");
+                let audience = format!("{}{}/oauth2/v2.0/token", self.cloud.authority, tenant.text.as_str());
+                let assertion = certificate.assertion(&client.text, &audience)?;
+                let what = format!("a token of application {} in tenant {}, by its certificate", client.shown, tenant.shown);
                 self.asserted(tenant, client, assertion, what)
             }
             Who::Account { account, tenant, client } => {
                 let field = format!("{FIELD}.serviceAccountRef");
                 let annotations = self.resolver.service_account_annotations(&field, account).await?;
-                let of = |given: &Option<String>, annotation: &str, place: &str| {
-                    let found = given.clone().or_else(|| annotations.get(annotation).cloned()).filter(|f| !f.is_empty());
-                    found.ok_or_else(|| {
+                let of = |given: &Option<Id>, annotation: &str, place: &str, default: &Option<String>| {
+                    let annotated = || annotations.get(annotation).filter(|a| !a.is_empty()).map(|a| Id::open(a));
+                    let found = given.clone().or_else(annotated).or_else(|| default.as_deref().map(Id::open));
+                    let found = found.ok_or_else(|| {
                         let why =
                             format!("ServiceAccount {} has no annotation {annotation}, and {place} is not set", account.name);
                         Error::invalid(&field, why)
-                    })
+                    })?;
+                    found.checked(&field)
                 };
                 if let (Some(given), Some(annotated)) = (client, annotations.get(CLIENT_ANNOTATION))
-                    && given != annotated
+                    && given.text.as_str() != annotated
                 {
                     let why = format!(
                         "{FIELD}.authSecretRef.clientId names another application than its annotation {CLIENT_ANNOTATION}"
                     );
                     return Err(Error::invalid(&field, why));
                 }
-                let client = of(client, CLIENT_ANNOTATION, &format!("{FIELD}.authSecretRef.clientId"))?;
-                let tenant = of(tenant, TENANT_ANNOTATION, &format!("{FIELD}.tenantId"))?;
+                let client = of(client, CLIENT_ANNOTATION, &format!("{FIELD}.authSecretRef.clientId"), &None)?;
+                let tenant = of(tenant, TENANT_ANNOTATION, &format!("{FIELD}.tenantId"), &self.own_tenant)?;
                 let audiences = [AUDIENCE.to_owned()];
                 let token = self.resolver.service_account_token(&field, account, &audiences, TOKEN_LIFE).await?;
                 let token = http::header_token(&field, &token)?;
-                let what = format!("a token of application {client} in tenant {tenant} for ServiceAccount {}", account.name);
+                let what = format!(
+                    "a token of application {} in tenant {} for ServiceAccount {}",
+                    client.shown, tenant.shown, account.name
+                );
                 self.asserted(&tenant, &client, token, what)
             }
             Who::Own { tenant, client, file } => {
@@ -173,7 +211,8 @@ impl Identity {
                 let text =
                     text.map_err(|error| Error::invalid(FIELD, format!("the operator's own token can't be read ({error})")))?;
                 let token = http::header_token(FIELD, &crate::SecretBytes::new(text))?;
-                let what = format!("a token of application {client} in tenant {tenant} for the operator's own pod");
+                let what =
+                    format!("a token of application {} in tenant {} for the operator's own pod", client.shown, tenant.shown);
                 self.asserted(tenant, client, token, what)
             }
             Who::Machine { client } => {
@@ -194,21 +233,22 @@ impl Identity {
 
     fn asserted(
         &self,
-        tenant: &str,
-        client: &str,
+        tenant: &Id,
+        client: &Id,
         assertion: Zeroizing<String>,
         what: String,
     ) -> Result<(Arc<dyn TokenCredential>, String)> {
-        let options = ClientAssertionCredentialOptions { client_options: self.entra(&what) };
-        let credential =
-            ClientAssertionCredential::new(tenant.to_owned(), client.to_owned(), Assertion(assertion), Some(options));
+        let options = ClientAssertionCredentialOptions { client_options: self.entra(&what, &[tenant, client], &assertion) };
+        let (tenant, client) = (tenant.text.to_string(), client.text.to_string());
+        let credential = ClientAssertionCredential::new(tenant, client, Assertion(assertion), Some(options));
         let credential = credential.map_err(|error| meaning(&what, &error))?;
         Ok((credential, what))
     }
 
-    fn entra(&self, what: &str) -> ClientOptions {
+    fn entra(&self, what: &str, ids: &[&Id], secret: &Zeroizing<String>) -> ClientOptions {
         let authority = &self.cloud.authority;
-        let carrier = Carrier::new(self.http.clone(), Some(authority.clone()), None, Peer::Entra(what.to_owned()));
+        let hidden = ids.iter().filter(|id| id.hidden).map(|id| id.text.clone()).chain([secret.clone()]).collect();
+        let carrier = Carrier::new(self.http.clone(), Some(authority.clone()), None, Peer::Entra(what.to_owned())).hiding(hidden);
         let mut cloud = CustomConfiguration::default();
         cloud.authority_host = authority.to_string();
         ClientOptions { cloud: Some(Arc::new(CloudConfiguration::from(cloud))), ..carrier.options() }
@@ -255,20 +295,26 @@ async fn text(resolver: &dyn Resolver, name: &str, selector: &Option<SecretKeySe
     }
 }
 
+/// An id that lies in a Secret.
+async fn hidden(resolver: &dyn Resolver, name: &str, selector: &Option<SecretKeySelector>) -> Result<Option<Id>> {
+    let Some(text) = text(resolver, name, selector).await? else { return Ok(None) };
+    let shown = format!("of {FIELD}.authSecretRef.{name}");
+    Id { text, shown, hidden: true }.checked(&format!("{FIELD}.authSecretRef.{name}")).map(Some)
+}
+
 async fn principal(spec: &AzureProvider, resolver: &dyn Resolver) -> Result<Who> {
     let field = format!("{FIELD}.authSecretRef");
     let none = AzureAuthSecretRef::default();
     let given = spec.auth_secret_ref.as_ref().unwrap_or(&none);
-    let tenant = match spec.tenant_id.clone().filter(|t| !t.is_empty()) {
-        Some(tenant) => tenant,
-        None => match text(resolver, "tenantId", &given.tenant_id).await? {
-            Some(tenant) => tenant.to_string(),
+    let tenant = match spec.tenant_id.as_deref().filter(|t| !t.is_empty()) {
+        Some(tenant) => Id::open(tenant).checked(&format!("{FIELD}.tenantId"))?,
+        None => match hidden(resolver, "tenantId", &given.tenant_id).await? {
+            Some(tenant) => tenant,
             None => return Err(Error::invalid(format!("{FIELD}.tenantId"), "is not set; name the tenant of the application")),
         },
     };
-    let client = text(resolver, "clientId", &given.client_id).await?;
-    let client =
-        client.ok_or_else(|| Error::invalid(format!("{field}.clientId"), "is not set; it names the application"))?.to_string();
+    let client = hidden(resolver, "clientId", &given.client_id).await?;
+    let client = client.ok_or_else(|| Error::invalid(format!("{field}.clientId"), "is not set; it names the application"))?;
     match (&given.client_secret, &given.client_certificate) {
         (Some(_), Some(_)) => Err(Error::invalid(field, "names clientSecret and clientCertificate; keep one")),
         (None, None) => Err(Error::invalid(field, "names neither clientSecret nor clientCertificate")),
@@ -294,14 +340,14 @@ async fn workload(spec: &AzureProvider, resolver: &dyn Resolver, options: &Optio
                        AZURE_FEDERATED_TOKEN_FILE); name a service account";
             return Err(Error::invalid(format!("{FIELD}.serviceAccountRef"), why));
         };
-        return Ok(Who::Own { tenant, client, file });
+        return Ok(Who::Own { tenant: Id::open(&tenant), client: Id::open(&client), file });
     };
     let none = AzureAuthSecretRef::default();
     let given = spec.auth_secret_ref.as_ref().unwrap_or(&none);
-    let client = text(resolver, "clientId", &given.client_id).await?.map(|c| c.to_string());
-    let tenant = match text(resolver, "tenantId", &given.tenant_id).await? {
-        Some(tenant) => Some(tenant.to_string()),
-        None => spec.tenant_id.clone().filter(|t| !t.is_empty()),
+    let client = hidden(resolver, "clientId", &given.client_id).await?;
+    let tenant = match hidden(resolver, "tenantId", &given.tenant_id).await? {
+        Some(tenant) => Some(tenant),
+        None => spec.tenant_id.as_deref().filter(|t| !t.is_empty()).map(Id::open),
     };
     Ok(Who::Account { account: account.clone(), tenant, client })
 }

@@ -26,7 +26,7 @@ const CURVES: [(ObjectIdentifier, CurveName, usize); 4] = [
 pub(super) fn jwk(value: &SecretBytes) -> Result<JsonWebKey> {
     let wrong = |why: &str| Error::invalid(FIELD, format!("is no private key that Key Vault takes: {why}"));
     let bytes = value.expose();
-    if !bytes.windows(11).any(|window| window == b"-----BEGIN ") {
+    if !super::certificates::is_pem(bytes) {
         return Ok(JsonWebKey { kty: Some(KeyType::Oct), k: Some(bytes.to_vec()), ..JsonWebKey::default() });
     }
     let key = PrivateKeyDer::from_pem_slice(bytes).map_err(|_| wrong("its PEM holds none"))?;

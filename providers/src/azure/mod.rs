@@ -42,9 +42,10 @@ pub(crate) async fn connect(spec: AzureProvider, resolver: Arc<dyn Resolver>, op
 
 #[async_trait]
 impl Provider for Azure {
-    /// Gets a token: who may read what is known only by reading.
+    /// Gets a token: who may read what is known only by reading. A token that is held says nothing about the vault.
     async fn validate(&self) -> Result<Validity> {
-        self.identity.token().await.map(|_| Validity::Valid)
+        self.identity.token().await?;
+        self.vault.reach().await.map(|()| Validity::Valid)
     }
 
     fn capabilities(&self) -> Capabilities {

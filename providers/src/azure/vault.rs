@@ -14,9 +14,11 @@ use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
 use azure_security_keyvault_secrets::models::{Secret, SecretAttributes, SecretClientGetSecretOptions, SetSecretParameters};
 use azure_security_keyvault_secrets::{SecretClient, SecretClientOptions};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures::TryStreamExt;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
 
 use super::cloud::Cloud;
 use super::identity::Identity;
@@ -27,8 +29,10 @@ use crate::push::{Current, Without, not_ours, settings};
 use crate::registry::Options;
 use crate::{Deleted, Error, Fetched, Find, Found, MANAGED_BY, Payload, Push, Pushed, Result, SecretBytes, Target, Want};
 
-/// A list that is longer than this goes round in circles.
-const MANY: usize = 1_000_000;
+/// A list that has more pages than this goes round in circles.
+const PAGES: usize = 10_000;
+/// The tag of a certificate that was pushed: the SHA-256 of what.
+const HASH: &str = "content-sha256";
 
 /// Reads, searches and writes the objects of one vault.
 pub(super) struct Vault {
@@ -38,6 +42,10 @@ pub(super) struct Vault {
     identity: Arc<Identity>,
     /// Of the vault, for messages.
     host: String,
+    port: u16,
+    options: Options,
+    /// Held by a write: each reads what it changes.
+    writing: Mutex<()>,
 }
 
 /// What a key means.
@@ -139,17 +147,28 @@ impl Vault {
             keys: KeyClient::new(endpoint, identity.clone(), Some(keys)).map_err(wrong)?,
             identity,
             host: cloud.vault.host_str().unwrap_or_default().to_owned(),
+            port: cloud.vault.port_or_known_default().unwrap_or(443),
+            options: options.clone(),
+            writing: Mutex::default(),
         })
+    }
+
+    /// Makes sure that the vault is where it should be.
+    pub(super) async fn reach(&self) -> Result<()> {
+        http::reach(&format!("{FIELD}.vaultUrl"), &self.host, self.port, &self.options).await
     }
 
     /// Makes a call; once more with another token when Azure says that the one it was sent with has ended.
     async fn call<T, F: Future<Output = azure_core::Result<T>>>(&self, what: &str, call: impl Fn() -> F) -> Result<T> {
         let what = format!("{what} of {}", self.host);
+        let used = self.identity.token().await?;
         // Boxed: the SDK's futures are large and deep.
         match Box::pin(call()).await {
             Err(error) if error.http_status().is_some_and(|status| u16::from(status) == 401) => {
-                self.identity.forget().await;
-                Box::pin(call()).await.map_err(|error| meaning(&what, &error))
+                match self.identity.forget(&used).await {
+                    true => Box::pin(call()).await.map_err(|error| meaning(&what, &error)),
+                    false => Err(meaning(&what, &error)),
+                }
             }
             answered => answered.map_err(|error| meaning(&what, &error)),
         }
@@ -217,29 +236,29 @@ impl Vault {
     pub(super) async fn find(&self, query: &Find) -> Result<Vec<Found>> {
         let list = || async {
             let mut names = BTreeMap::new();
-            let mut items = self.secrets.list_secret_properties(None)?;
-            let mut seen = 0;
-            while let Some(item) = items.try_next().await? {
-                seen += 1;
-                let enabled = item.attributes.as_ref().and_then(|a| a.enabled) == Some(true);
-                let Some(name) = item.id.as_deref().and_then(name_of).filter(|_| enabled) else { continue };
-                let tags = item.tags.unwrap_or_default();
-                if query.admits_name(&name) && query.admits_tags(|key| tags.get(key).map(String::as_str)) {
-                    names.insert(name, ());
-                }
-                if seen > MANY {
-                    break;
+            let mut pages = self.secrets.list_secret_properties(None)?.into_pages();
+            for _ in 0..PAGES {
+                let Some(page) = pages.try_next().await? else { return Ok(Some(names)) };
+                for item in page.into_model()?.value {
+                    let enabled = item.attributes.as_ref().and_then(|a| a.enabled) == Some(true);
+                    let Some(name) = item.id.as_deref().and_then(name_of).filter(|_| enabled) else { continue };
+                    let tags = item.tags.unwrap_or_default();
+                    if query.admits_name(&name) && query.admits_tags(|key| tags.get(key).map(String::as_str)) {
+                        names.insert(name, ());
+                    }
                 }
             }
-            Ok(names)
+            Ok(None)
         };
         let names = self.call("secrets", list).await?;
+        let names = names.ok_or_else(|| Error::unavailable(format!("the list of secrets of {} does not end", self.host)))?;
         Ok(names.into_keys().map(|name| Found { key: name.clone(), name, payload: None }).collect())
     }
 
     pub(super) async fn push(&self, push: &Push) -> Result<Pushed> {
         let given = Settings::read(&push.target)?;
         let (kind, name) = object("remoteRef.remoteKey", &push.target.key)?;
+        let _alone = self.writing.lock().await;
         match kind {
             Kind::Secret => self.push_secret(name, push, &given).await,
             Kind::Certificate => self.push_certificate(name, push, &given).await,
@@ -330,23 +349,24 @@ impl Vault {
         }
     }
 
+    /// PKCS#12 without a password, or PEM with its key, as Key Vault takes them. What was pushed is told by a mark of its hash: a
+    /// certificate's private key does not come back.
     async fn push_certificate(&self, name: &str, push: &Push, given: &Settings) -> Result<Pushed> {
         let value = whole(push)?;
-        let pushed = certificates::pushed(&value)?;
         let there = there(self.certificate(name, None).await)?;
         if push.only_new && there.is_some() {
             return Ok(Pushed::Unchanged);
         }
         self.check_ours(name, there.as_ref().map(|c| &c.tags))?;
-        if there.as_ref().is_some_and(|c| c.cer.as_ref() == Some(&pushed.leaf)) {
+        let mut tags = given.all_tags(there.as_ref().and_then(|c| c.tags.as_ref()));
+        tags.insert(HASH.to_owned(), URL_SAFE_NO_PAD.encode(Sha256::digest(value.expose())));
+        if there.as_ref().is_some_and(|c| c.tags.as_ref() == Some(&tags)) {
             return Ok(Pushed::Unchanged);
         }
-        let tags = given.all_tags(there.as_ref().and_then(|c| c.tags.as_ref()));
-        let text = match pushed.is_pem {
-            true => Payload::Bytes(value).to_text()?,
-            false => STANDARD.encode(value.expose()),
+        let (text, kind) = match certificates::is_pem(value.expose()) {
+            true => (Payload::Bytes(value).to_text()?, "application/x-pem-file"),
+            false => (STANDARD.encode(value.expose()), "application/x-pkcs12"),
         };
-        let kind = if pushed.is_pem { "application/x-pem-file" } else { "application/x-pkcs12" };
         let import = || async {
             let properties = SecretProperties { content_type: Some(kind.into()) };
             let parameters = ImportCertificateParameters {
@@ -391,6 +411,10 @@ impl Vault {
 
     pub(super) async fn delete(&self, target: &Target) -> Result<Deleted> {
         let (kind, name) = object("remoteRef.remoteKey", &target.key)?;
+        if kind != Kind::Secret && target.property.is_some() {
+            return Err(no_property());
+        }
+        let _alone = self.writing.lock().await;
         let tags = match kind {
             Kind::Secret => {
                 let found = there(self.secret(name, None).await)?;
@@ -439,9 +463,13 @@ impl Vault {
 /// The value of a push that takes no property: a certificate or a key is one thing.
 fn whole(push: &Push) -> Result<SecretBytes> {
     match &push.target.property {
-        Some(_) => Err(Error::invalid("remoteRef.property", "is for secrets: a certificate or a key has none")),
+        Some(_) => Err(no_property()),
         None => push.value.to_bytes(),
     }
+}
+
+fn no_property() -> Error {
+    Error::invalid("remoteRef.property", "is for secrets: a certificate or a key has none")
 }
 
 /// What is there; none: nothing.
@@ -459,7 +487,9 @@ fn is_ours(tags: Option<&HashMap<String, String>>) -> bool {
 
 /// The name in an object's id, such as `https://v.vault.azure.net/secrets/NAME`.
 fn name_of(id: &str) -> Option<String> {
-    Url::parse(id).ok()?.path_segments()?.nth(1).map(str::to_owned).filter(|name| !name.is_empty())
+    let url = Url::parse(id).ok()?;
+    let name = url.path_segments()?.nth(1)?;
+    object("", name).is_ok().then(|| name.to_owned())
 }
 
 /// Tags, and times as `attribute.expires` and the like: manifests ask for them by these names.

@@ -13,6 +13,7 @@ use azure_core::http::headers::Headers;
 use azure_core::http::{AsyncRawResponse, Body, ClientOptions, HttpClient, Request, RetryOptions, Transport};
 use reqwest::{Client, Method, Url};
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use super::FIELD;
 use crate::error::foreign_text;
@@ -38,11 +39,18 @@ pub(super) struct Carrier {
     /// Where they go instead.
     instead: Option<Url>,
     peer: Peer,
+    /// What no message may repeat.
+    secrets: Vec<Zeroizing<String>>,
 }
 
 impl Carrier {
     pub(super) fn new(http: Client, origin: Option<Url>, instead: Option<Url>, peer: Peer) -> Self {
-        Self { http, origin, instead, peer }
+        Self { http, origin, instead, peer, secrets: Vec::new() }
+    }
+
+    /// The same, and no message repeats these.
+    pub(super) fn hiding(self, secrets: Vec<Zeroizing<String>>) -> Self {
+        Self { secrets, ..self }
     }
 
     /// Options for a client of the SDK. Tries again are the reader's: it knows who else waits.
@@ -70,19 +78,19 @@ impl Carrier {
                 return Err(Error::invalid(FIELD, "the operator's endpoint of Azure is no URL"));
             }
         }
-        let mut secrets: Vec<String> = Vec::new();
+        let mut secrets: Vec<Zeroizing<String>> = self.secrets.clone();
         let method = Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or(Method::GET);
         let mut sent = self.http.request(method, url);
         for (name, value) in request.headers().iter() {
             if name.as_str() == "authorization" {
-                secrets.extend(value.as_str().strip_prefix("Bearer ").map(str::to_owned));
+                secrets.extend(value.as_str().strip_prefix("Bearer ").map(|token| Zeroizing::new(token.to_owned())));
             }
             sent = sent.header(name.as_str(), value.as_str());
         }
         if let Body::Bytes(bytes) = request.body() {
             sent = sent.body(bytes.clone());
         }
-        let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
+        let secrets: Vec<&str> = secrets.iter().map(|s| s.as_str()).collect();
         let response = sent.send().await.map_err(|error| no_answer(&what, error, &secrets))?;
         let (status, mut headers) = (response.status().as_u16(), Headers::new());
         for (name, value) in response.headers() {
@@ -96,7 +104,7 @@ impl Carrier {
         if status >= 400 && !(status == 401 && self.peer == Peer::Vault) {
             return Err(match &self.peer {
                 Peer::Vault => failure(&what, status, after, &body, &secrets),
-                Peer::Entra(_) | Peer::Machine => refused(&what, status, after, &body),
+                Peer::Entra(_) | Peer::Machine => refused(&self.peer, &what, status, after, &body, &secrets),
             });
         }
         Ok(AsyncRawResponse::from_bytes(status.into(), headers, body.to_vec()))
@@ -200,7 +208,9 @@ pub(super) fn failure(what: &str, status: u16, after: Option<Duration>, body: &[
         (_, "SecretDisabled" | "KeyDisabled" | "CertificateDisabled") => {
             Error::invalid("remoteRef.key", format!("is disabled in the vault: {what} ({heard})"))
         }
-        (404, _) if said.code.ends_with("NotFound") => Error::NotFound(format!("Azure has nothing at {what} ({heard})")),
+        (404, _) if ["SecretNotFound", "KeyNotFound", "CertificateNotFound"].contains(&said.code.as_str()) => {
+            Error::NotFound(format!("Azure has nothing at {what} ({heard})"))
+        }
         (404, _) => Error::unavailable(format!("Azure answered {what} with status 404 and not as Key Vault does ({heard})")),
         (401, _) => denied("the identity's token is not taken: is tenantId the vault's?"),
         (403, "ForbiddenByFirewall" | "ForbiddenByConnection") => denied("the vault's network rules must admit the operator"),
@@ -211,7 +221,7 @@ pub(super) fn failure(what: &str, status: u16, after: Option<Duration>, body: &[
         ),
         (409, _) => Error::unavailable(format!("Azure is at work on it: {what} ({heard})")),
         (429, _) => Error::Throttled { retry_after: after, message: format!("Azure at {what} ({heard})") },
-        (400..500, _) => Error::invalid("remoteRef", format!("Azure does not take {what} ({heard})")),
+        (400..=407 | 410..500, _) => Error::invalid("remoteRef", format!("Azure does not take {what} ({heard})")),
         _ => Error::unavailable(format!("Azure failed at {what} ({heard})")),
     }
 }
@@ -225,15 +235,15 @@ struct EntraError {
 }
 
 /// What a refused token means: never that a secret is missing.
-fn refused(what: &str, status: u16, after: Option<Duration>, body: &[u8]) -> Error {
+fn refused(peer: &Peer, what: &str, status: u16, after: Option<Duration>, body: &[u8], secrets: &[&str]) -> Error {
     let said: EntraError = serde_json::from_slice(body).unwrap_or_default();
     // The description goes on with ids of traces.
     let words = said.error_description.split("Trace ID").next().unwrap_or_default();
-    let words = foreign_text(words, &[]);
+    let words = foreign_text(words, secrets);
     let heard = match (said.error.is_empty(), words.is_empty()) {
         (true, _) => format!("status {status}"),
-        (false, true) => foreign_text(&said.error, &[]),
-        (false, false) => format!("{}, {words}", foreign_text(&said.error, &[])),
+        (false, true) => foreign_text(&said.error, secrets),
+        (false, false) => format!("{}, {words}", foreign_text(&said.error, secrets)),
     };
     let has = |codes: &[&str]| codes.iter().any(|code| words.contains(&format!("{code}:")));
     let hint = if has(&["AADSTS7000215", "AADSTS7000222"]) {
@@ -251,6 +261,10 @@ fn refused(what: &str, status: u16, after: Option<Duration>, body: &[u8]) -> Err
     };
     match status {
         429 => Error::Throttled { retry_after: after, message: format!("Azure at {what} ({heard})") },
+        // A machine's service says so while it starts, or takes a new identity up.
+        404 | 408 | 410 if *peer == Peer::Machine || status == 408 => {
+            Error::unavailable(format!("Azure failed at {what} ({heard})"))
+        }
         400..500 if !said.error.is_empty() => Error::Denied(format!("Azure refuses {what} ({heard}){hint}")),
         400 | 401 | 403 => Error::Denied(format!("Azure refuses {what} ({heard})")),
         _ => Error::unavailable(format!("Azure failed at {what} ({heard})")),
@@ -273,7 +287,10 @@ mod tests {
     fn codes_tell_what_a_failure_means() {
         assert!(matches!(of(404, "SecretNotFound", None), Error::NotFound(_)));
         assert!(matches!(of(404, "CertificateNotFound", None), Error::NotFound(_)));
-        assert!(matches!(of(404, "ResourceNotFoundX", None), Error::Unavailable { .. }));
+        for code in ["NotFound", "ResourceNotFound", "VaultNotFound", ""] {
+            assert!(matches!(of(404, code, None), Error::Unavailable { .. }), "{code}");
+        }
+        assert!(matches!(of(408, "Timeout", None), Error::Unavailable { .. }));
         assert!(matches!(of(403, "Forbidden", Some("ForbiddenByRbac")), Error::Denied(why) if why.contains("Secrets User")));
         assert!(matches!(of(403, "Forbidden", Some("ForbiddenByFirewall")), Error::Denied(why) if why.contains("network")));
         assert!(matches!(of(403, "Forbidden", Some("SecretDisabled")), Error::Invalid { why, .. } if why.contains("disabled")));
@@ -291,14 +308,18 @@ mod tests {
     #[test]
     fn a_refused_token_says_why_in_either_of_entras_forms() {
         for end in ["\r\nTrace ID: 1\r\nCorrelation ID: 2", " Trace ID: 1 Correlation ID: 2"] {
-            let description = format!("AADSTS7000215: Invalid client secret provided.{end}");
+            let description = format!("AADSTS7000215: Invalid client secret CANARY provided.{end}");
             let body =
                 json!({"error": "invalid_client", "error_description": description, "error_codes": [7_000_215]}).to_string();
-            let error = refused("a token of app", 401, None, body.as_bytes()).to_string();
+            let error =
+                refused(&Peer::Entra(String::new()), "a token of app", 401, None, body.as_bytes(), &["CANARY"]).to_string();
             assert!(error.contains("invalid_client, AADSTS7000215") && error.contains("not its id"), "{error}");
-            assert!(!error.contains("Trace"), "{error}");
+            assert!(!error.contains("Trace") && !error.contains("CANARY"), "{error}");
         }
-        assert!(matches!(refused("x", 500, None, b"<html>"), Error::Unavailable { .. }));
-        assert!(matches!(refused("x", 429, None, b""), Error::Throttled { .. }));
+        let machine = |status, body: &str| refused(&Peer::Machine, "x", status, None, body.as_bytes(), &[]);
+        assert!(matches!(machine(500, "<html>"), Error::Unavailable { .. }));
+        assert!(matches!(machine(429, ""), Error::Throttled { .. }));
+        assert!(matches!(machine(410, r#"{"error": "upgrading"}"#), Error::Unavailable { .. }));
+        assert!(matches!(machine(400, r#"{"error": "invalid_request"}"#), Error::Denied(_)));
     }
 }

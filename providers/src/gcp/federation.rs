@@ -223,6 +223,15 @@ async fn of_config(
         return Err(Error::invalid(field, "names a file (credential_source.file), which is refused: it would be the operator's"));
     }
     if !source.environment_id.is_empty() {
+        let theirs = spec.cred_config.as_ref().is_some_and(|config| config.namespace.is_none());
+        if resolver.caller().cluster_store && theirs {
+            let why = "names the operator's machine, and must then say its namespace: else whoever uses the store would write it";
+            return Err(Error::invalid(field, why));
+        }
+        if token_url(field, &config.token_url)?.is_some() {
+            let why = "names the operator's machine, whose identity is shown to https://sts.googleapis.com/v1/token only";
+            return Err(Error::invalid(field, why));
+        }
         return aws_machine(field, source, audience, resolver, options).await;
     }
     let endpoint = spec.external_token_endpoint.as_deref().unwrap_or_default();
@@ -233,9 +242,21 @@ async fn of_config(
         let why = "credential_source.url must be the same as externalTokenEndpoint beside it";
         return Err(Error::invalid(field, why));
     }
-    let url = http::base_url(&format!("{field}: credential_source.url"), &source.url, options)?;
+    let url = source_url(&format!("{field}: credential_source.url"), &source.url, options)?;
     let name = (source.format.kind == "json").then(|| source.format.subject_token_field_name.clone());
     Ok(Subject::Url { url, headers: source.headers.clone(), field: name })
+}
+
+/// Where a token is got: unlike a base URL it may have a query.
+fn source_url(field: &str, text: &str, options: &Options) -> Result<Url> {
+    let wrong = || Error::invalid(field, "is no http or https URL without credentials");
+    let url = Url::parse(text).map_err(|_| wrong())?;
+    let plain = url.username().is_empty() && url.password().is_none() && url.host_str().is_some();
+    if !plain || !matches!(url.scheme(), "http" | "https") {
+        return Err(wrong());
+    }
+    options.egress.check_url(field, &url)?;
+    Ok(url)
 }
 
 #[cfg(feature = "aws")]
@@ -252,7 +273,10 @@ async fn aws_keys(field: &str, spec: &GcpAwsCredentials, audience: &str, resolve
         Some(value) => http::header_token(&field, value),
         None => Err(Error::invalid(&field, format!("has no key {name}"))),
     };
-    let session = if there.contains_key("aws_session_token") { Some(read("aws_session_token")?) } else { None };
+    let session = match there.get("aws_session_token") {
+        Some(token) if !token.is_empty() => Some(read("aws_session_token")?),
+        _ => None,
+    };
     let (id, secret) = (read("aws_access_key_id")?, read("aws_secret_access_key")?);
     let keys = (id.as_str(), secret.as_str(), session.as_ref().map(|s| s.as_str()));
     let shown = crate::aws::iam::Shown::with_keys(&field, keys, &spec.region, audience)?;
@@ -298,7 +322,8 @@ impl Federation {
         let ask = Ask {
             what: format!("the exchange of {} for {}", self.whose(), self.audience),
             secrets: vec![&subject],
-            hint: "the pool's provider must know the token's issuer and audience, and its conditions must admit who asks",
+            hint: "the pool's provider must know the token's issuer, allow its audience (serviceAccountRef.audiences, else audience) \
+                   and admit who asks",
         };
         let mut request = match &self.token_url {
             Some(url) => channel.post_to(&format!("{}.credConfig: token_url", self.field), url.clone())?,
@@ -342,10 +367,14 @@ impl Federation {
                     request = request.header(name, value);
                 }
                 let response = request.send().await.map_err(|error| wire::no_answer(&what, error, &[]))?;
-                let status = response.status();
+                let (status, after) = (response.status(), http::retry_after(response.headers()));
                 let body = http::body_up_to(1 << 16, response, &what, &[]).await?;
-                if !status.is_success() {
-                    return Err(Error::Denied(format!("{what} answered with status {status} instead of a token")));
+                let said = format!("{what} answered with status {status} instead of a token");
+                match status.as_u16() {
+                    200..300 => {}
+                    429 => return Err(Error::Throttled { retry_after: after, message: said }),
+                    500.. => return Err(Error::unavailable(said)),
+                    _ => return Err(Error::Denied(said)),
                 }
                 let token = match field {
                     None => SecretBytes::new(body.to_vec()),
@@ -399,13 +428,19 @@ mod tests {
     async fn programs_and_files_of_a_configuration_are_refused() {
         let spec = GcpFederation {
             cred_config: Some(ConfigMapKey { name: "c".into(), key: "k".into(), namespace: None }),
+            external_token_endpoint: Some("http://169.254.169.254/token?x=1".into()),
             ..GcpFederation::default()
         };
         for (source, needle) in [
             (r#"{"executable": {"command": "id"}}"#, "names a program"),
             (r#"{"file": "/etc/passwd"}"#, "names a file"),
             (r#"{"file": "/var/run/secrets/kubernetes.io/serviceaccount/token"}"#, "serviceAccountRef"),
-            (r#"{"url": "http://169.254.169.254/token"}"#, "externalTokenEndpoint"),
+            (r#"{"url": "http://169.254.169.254/token?x=1"}"#, "--egress-allow"),
+            (r#"{"url": "http://tokens.example/"}"#, "externalTokenEndpoint"),
+            (
+                r#"{"environment_id": "aws1"}, "token_url": "https://sts.evil.example/v1/token", "x": {}"#,
+                "sts.googleapis.com/v1/token only",
+            ),
             (r#"{}"#, "no credential_source.url"),
             (r#"{"environment_id": "gcp1"}"#, "only aws1 is"),
         ] {

@@ -5,14 +5,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use google_cloud_auth::credentials::Credentials;
+use google_cloud_auth::credentials::{CacheableResource, Credentials};
+use google_cloud_auth::errors::CredentialsError;
 use lockstep_crds::meta::ServiceAccountSelector;
 use lockstep_crds::store::gcpsm::{GcpAuth, GcpKey, GcpWorkloadIdentity};
-use reqwest::header::HeaderValue;
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, RequestBuilder, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::federation::{self, Federation};
@@ -96,7 +98,7 @@ pub(super) enum Source {
     Key(Box<Key>),
     Workload(Box<Workload>),
     Federation(Box<Federation>),
-    Own(Credentials),
+    Own(Box<Mutex<Credentials>>),
 }
 
 /// A first token, and whom it is for.
@@ -257,6 +259,10 @@ impl Channel {
         };
         Err(match error {
             Error::NotFound(why) | Error::Invalid { why, .. } => Error::Denied(format!("{why}{hint}")),
+            // The hint there is about secrets.
+            Error::Denied(why) if !hint.is_empty() && !why.ends_with(&hint) => {
+                Error::Denied(format!("{}{hint}", why.rsplit_once("; ").map_or(why.as_str(), |(said, _)| said)))
+            }
             other => other,
         })
     }
@@ -318,22 +324,27 @@ impl Channel {
 }
 
 impl Workload {
-    async fn new(field: &str, spec: &GcpWorkloadIdentity, channel: &Channel) -> Result<Self> {
-        let of = async |name: &str, given: &Option<String>, path: &str| match given.as_deref().filter(|g| !g.is_empty()) {
+    /// What the spec does not say of the cluster, the metadata server does; of its project, the secrets' project is the last guess.
+    async fn new(field: &str, spec: &GcpWorkloadIdentity, project: Option<&str>, channel: &Channel) -> Result<Self> {
+        let of = async |name: &str, given: &Option<String>, path: &str, default: Option<&str>| match given
+            .as_deref()
+            .filter(|g| !g.is_empty())
+        {
             Some(given) => Ok(given.to_owned()),
             None => {
                 let field = format!("{field}.{name}");
-                let found = channel.metadata(path).await;
                 let why = "is not set, and the operator runs on no GKE cluster whose metadata server would say it";
-                match found {
-                    Ok(Some(found)) => Ok(found),
-                    Ok(None) | Err(_) => Err(Error::invalid(field, why)),
+                match (channel.metadata(path).await, default) {
+                    (Ok(Some(found)), _) => Ok(found),
+                    (_, Some(default)) => Ok(default.to_owned()),
+                    (Ok(None), None) => Err(Error::invalid(field, why)),
+                    (Err(error), None) => Err(Error::unavailable(format!("{field} {why} ({error})"))),
                 }
             }
         };
-        let project = of("clusterProjectID", &spec.cluster_project_id, "project/project-id").await?;
-        let location = of("clusterLocation", &spec.cluster_location, "instance/attributes/cluster-location").await?;
-        let cluster = of("clusterName", &spec.cluster_name, "instance/attributes/cluster-name").await?;
+        let project = of("clusterProjectID", &spec.cluster_project_id, "project/project-id", project).await?;
+        let location = of("clusterLocation", &spec.cluster_location, "instance/attributes/cluster-location", None).await?;
+        let cluster = of("clusterName", &spec.cluster_name, "instance/attributes/cluster-name", None).await?;
         let account = spec.service_account_ref.clone();
         Ok(Self { field: format!("{field}.serviceAccountRef"), account, project, location, cluster })
     }
@@ -382,9 +393,8 @@ impl Identity {
                 Source::Key(Box::new(Key::read(&format!("{field}.secretRef"), key, &*resolver).await?))
             }
             GcpAuth { workload_identity: Some(spec), .. } => {
-                let mut spec = spec.clone();
-                spec.cluster_project_id = spec.cluster_project_id.or_else(|| project.map(str::to_owned));
-                Source::Workload(Box::new(Workload::new(&format!("{field}.workloadIdentity"), &spec, &channel).await?))
+                let project = project.filter(|p| !p.is_empty());
+                Source::Workload(Box::new(Workload::new(&format!("{field}.workloadIdentity"), spec, project, &channel).await?))
             }
             GcpAuth { workload_identity_federation: Some(spec), .. } => {
                 let field = format!("{field}.workloadIdentityFederation");
@@ -392,7 +402,7 @@ impl Identity {
             }
             _ => {
                 resolver.check_own_identity(&field)?;
-                Source::Own(own(&field)?)
+                Source::Own(Box::new(Mutex::new(own(&field)?)))
             }
         };
         Ok(Self { field, source, channel, resolver, held: Held::default() })
@@ -402,6 +412,7 @@ impl Identity {
     pub(super) fn project(&self) -> Option<String> {
         match &self.source {
             Source::Key(key) => key.project.clone(),
+            Source::Workload(workload) => Some(workload.project.clone()),
             _ => None,
         }
     }
@@ -411,7 +422,8 @@ impl Identity {
         let hint = "is not set, and the operator's own machine says none; name the project that holds the secrets";
         match self.channel.metadata("project/project-id").await {
             Ok(Some(project)) => Ok(project),
-            Ok(None) | Err(_) => Err(Error::invalid(field, hint)),
+            Ok(None) => Err(Error::invalid(field, hint)),
+            Err(error) => Err(Error::unavailable(format!("{field} {hint} ({error})"))),
         }
     }
 
@@ -432,8 +444,10 @@ impl Identity {
         if let Source::Own(_) = self.source {
             return Ok(None);
         }
-        self.held.forget(|held| held.text() == stale.text()).await;
-        self.token().await.map(Some)
+        match self.held.forget(|held| held.text() == stale.text()).await {
+            true => self.token().await.map(Some),
+            false => Ok(None),
+        }
     }
 
     async fn load(&self) -> Result<Given<Token>> {
@@ -453,11 +467,15 @@ impl Identity {
         }
     }
 
-    async fn own_token(&self, credentials: &Credentials) -> Result<Token> {
-        let limit = self.channel.options.timeout;
-        let late = |_| Error::unreachable("the operator's own Google identity did not come in time");
-        let headers = tokio::time::timeout(limit, credentials.headers(Default::default())).await.map_err(late)?;
-        let headers = headers.map_err(|error| {
+    async fn own_token(&self, kept: &Mutex<Credentials>) -> Result<Token> {
+        let mut credentials = kept.lock().await;
+        let mut answer = self.ask_own(&credentials).await?;
+        if answer.as_ref().is_err_and(|error| !error.is_transient()) {
+            // The SDK takes such a failure for good and never asks again: what was granted meanwhile would not be seen.
+            *credentials = own(&self.field)?;
+            answer = self.ask_own(&credentials).await?;
+        }
+        let answer = answer.map_err(|error| {
             let why = http::causes(&error, &[]);
             match error.is_transient() {
                 true => Error::unreachable(format!("the operator's own Google identity could not be got ({why})")),
@@ -468,11 +486,20 @@ impl Identity {
                 )),
             }
         })?;
-        let google_cloud_auth::credentials::CacheableResource::New { data, .. } = headers else {
+        let CacheableResource::New { data, .. } = answer else {
             return Err(Error::unavailable("the operator's own Google identity gave no token"));
         };
         let bearer = data.get("authorization").and_then(|h| h.to_str().ok()).and_then(|h| h.strip_prefix("Bearer "));
         Token::new(bearer.ok_or_else(|| Error::unavailable("the operator's own Google identity gave no token"))?)
+    }
+
+    async fn ask_own(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<std::result::Result<CacheableResource<HeaderMap>, CredentialsError>> {
+        let late = |_| Error::unreachable("the operator's own Google identity did not come in time");
+        let limit = self.channel.options.timeout;
+        tokio::time::timeout(limit, credentials.headers(Default::default())).await.map_err(late)
     }
 }
 

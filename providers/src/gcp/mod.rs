@@ -82,9 +82,10 @@ fn check_location(location: &str) -> Result<()> {
 
 #[async_trait]
 impl Provider for Gcp {
-    /// Gets a token: who may read what is known only by reading.
+    /// Gets a token: who may read what is known only by reading. A token that is held says nothing about Secret Manager.
     async fn validate(&self) -> Result<Validity> {
-        self.identity.token().await.map(|_| Validity::Valid)
+        self.identity.token().await?;
+        self.secrets.reach().await.map(|()| Validity::Valid)
     }
 
     fn capabilities(&self) -> Capabilities {

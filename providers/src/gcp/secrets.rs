@@ -12,6 +12,7 @@ use google_cloud_secretmanager_v1::model::{CustomerManagedEncryption, Replicatio
 use google_cloud_wkt::FieldMask;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::Mutex;
 
 use super::wire::{Failure, Wire};
 use crate::push::{Current, Without, not_ours, settings};
@@ -28,11 +29,14 @@ const LATEST: &str = "latest";
 /// Reads, searches and writes secrets.
 pub(super) struct Secrets {
     client: SecretManagerService,
+    reach: Arc<Wire>,
     /// `projects/P`, with `/locations/L` for regional secrets.
     parent: String,
     location: Option<String>,
     /// Whether a key without a version reads the latest that is enabled when the latest is not.
     fetch: bool,
+    /// Held by a write: each reads what it changes.
+    writing: Mutex<()>,
 }
 
 /// `metadata` of a PushSecret's entry.
@@ -62,7 +66,15 @@ impl Secrets {
             None => format!("projects/{project}"),
         };
         let location = location.map(str::to_owned);
-        Self { client: SecretManagerService::from_stub::<Wire>(wire), parent, location, fetch }
+        let wire = Arc::new(wire);
+        Self {
+            client: SecretManagerService::from_stub::<Wire>(wire.clone()),
+            reach: wire,
+            parent,
+            location,
+            fetch,
+            writing: Mutex::default(),
+        }
     }
 
     /// The resource of a key.
@@ -73,6 +85,11 @@ impl Secrets {
         }
         let key = crate::error::foreign_text(key, &[]);
         Err(Error::invalid(field, format!("{key:?} is no name of a Google secret: letters, digits, - and _, at most 255")))
+    }
+
+    /// Makes sure that Secret Manager is where it should be.
+    pub(super) async fn reach(&self) -> Result<()> {
+        self.reach.reach().await
     }
 
     pub(super) async fn get(&self, want: &Want) -> Result<Fetched> {
@@ -93,7 +110,7 @@ impl Secrets {
 
     async fn latest(&self, name: &str) -> Result<SecretBytes> {
         match self.access(&format!("{name}/versions/{LATEST}")).await {
-            Err(failure) if self.fetch && not_enabled(&failure) => match self.latest_enabled(name).await? {
+            Err(failure) if self.fetch && failure.off.is_some() => match self.latest_enabled(name).await? {
                 Some(version) => self.access(&version).await.map_err(|f| f.error),
                 None => Err(failure.error),
             },
@@ -126,7 +143,8 @@ impl Secrets {
 
     async fn access(&self, version: &str) -> std::result::Result<SecretBytes, Failure> {
         let answer = self.client.access_secret_version().set_name(version).send().await;
-        let payload = answer.map_err(|error| Failure::of(&error))?.payload.unwrap_or_default();
+        let payload = answer.map_err(|error| Failure::of(&error))?.payload;
+        let payload = payload.ok_or_else(|| Error::unavailable(format!("Google answered {version} without a payload")))?;
         if let Some(expected) = payload.data_crc32c
             && i64::from(CRC32C.checksum(&payload.data)) != expected
         {
@@ -167,6 +185,7 @@ impl Secrets {
 
     pub(super) async fn push(&self, push: &Push) -> Result<Pushed> {
         let given: Settings = settings(push.target.metadata.as_ref())?;
+        let _alone = self.writing.lock().await;
         let name = self.name("remoteRef.remoteKey", &push.target.key)?;
         let secret = match self.secret(&name).await {
             Ok(secret) => Some(secret),
@@ -174,7 +193,7 @@ impl Secrets {
             Err(error) => return Err(error),
         };
         let current = match &secret {
-            Some(_) => self.current(&name).await?,
+            Some(_) => self.current(&name, push.target.property.is_none() && !push.only_new).await?,
             None => None,
         };
         let now = Current::new(current.as_ref());
@@ -200,11 +219,12 @@ impl Secrets {
     }
 
     /// The latest value, where there is one that can be read: a push over a version that is off makes a new one.
-    async fn current(&self, name: &str) -> Result<Option<SecretBytes>> {
+    async fn current(&self, name: &str, whole: bool) -> Result<Option<SecretBytes>> {
         match self.access(&format!("{name}/versions/{LATEST}")).await {
             Ok(value) => Ok(Some(value)),
             Err(Failure { error: Error::NotFound(_), .. }) => Ok(None),
-            Err(failure) if not_enabled(&failure) => Ok(None),
+            // What is only switched off may come back: nobody would thank us for a part of it as the latest version.
+            Err(failure) if failure.off == Some("DESTROYED") || (failure.off.is_some() && whole) => Ok(None),
             Err(failure) => Err(failure.error),
         }
     }
@@ -224,7 +244,7 @@ impl Secrets {
             None => secret.set_replication(given.replication()),
         };
         let request = self.client.create_secret().set_parent(&self.parent).set_secret_id(key).set_secret(secret);
-        request.send().await.map(drop).map_err(meaning)
+        request.send().await.map(drop).map_err(conflict)
     }
 
     /// Makes labels, annotations and topics what the metadata says, where it says anything.
@@ -249,7 +269,7 @@ impl Secrets {
             return Ok(false);
         }
         let request = self.client.update_secret().set_secret(next).set_update_mask(FieldMask::default().set_paths(paths));
-        request.send().await.map(|_| true).map_err(meaning)
+        request.send().await.map(|_| true).map_err(conflict)
     }
 
     async fn add(&self, name: &str, value: &SecretBytes) -> Result<()> {
@@ -260,6 +280,7 @@ impl Secrets {
     }
 
     pub(super) async fn delete(&self, target: &Target) -> Result<Deleted> {
+        let _alone = self.writing.lock().await;
         let name = self.name("remoteRef.remoteKey", &target.key)?;
         let secret = match self.secret(&name).await {
             Ok(secret) => secret,
@@ -270,14 +291,14 @@ impl Secrets {
             return Ok(Deleted::NotOurs);
         }
         if let Some(property) = &target.property {
-            let current = self.current(&name).await?;
+            let current = self.current(&name, false).await?;
             match Current::new(current.as_ref()).without(property) {
                 Without::Absent => return Ok(Deleted::Absent),
                 Without::Rest(rest) => return self.add(&name, &rest).await.map(|()| Deleted::Done),
                 Without::Nothing => {}
             }
         }
-        match self.client.delete_secret().set_name(&name).set_etag(&secret.etag).send().await.map_err(meaning) {
+        match self.client.delete_secret().set_name(&name).set_etag(&secret.etag).send().await.map_err(conflict) {
             Ok(()) => Ok(Deleted::Done),
             Err(Error::NotFound(_)) => Ok(Deleted::Absent),
             Err(error) => Err(error),
@@ -289,10 +310,15 @@ fn meaning(error: SdkError) -> Error {
     Failure::of(&error).error
 }
 
-/// Whether the latest version is there and off. Google has no code of its own for that.
-fn not_enabled(failure: &Failure) -> bool {
-    let said = failure.error.to_string();
-    failure.code == "FAILED_PRECONDITION" && (said.contains("DISABLED state") || said.contains("DESTROYED state"))
+/// A write that another one overtook is made again.
+fn conflict(error: SdkError) -> Error {
+    let failure = Failure::of(&error);
+    match failure.code.as_str() {
+        "FAILED_PRECONDITION" | "ALREADY_EXISTS" | "ABORTED" => {
+            Error::unavailable(format!("somebody else wrote at the same time ({})", failure.error))
+        }
+        _ => failure.error,
+    }
 }
 
 /// A number, an alias or `latest`.

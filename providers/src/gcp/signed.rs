@@ -55,7 +55,8 @@ impl SignedIdentity {
 
     /// A token that says which machine this is.
     async fn of_machine(&self, audience: &str) -> Result<Zeroizing<String>> {
-        let path = format!("instance/service-accounts/default/identity?audience=http://{audience}&format=full");
+        let audience: String = url::form_urlencoded::byte_serialize(format!("http://{audience}").as_bytes()).collect();
+        let path = format!("instance/service-accounts/default/identity?audience={audience}&format=full");
         let token = self.identity.channel.metadata(&path).await?;
         let why = "names no identity, and the operator's own machine has none; set secretRef or workloadIdentity";
         token.map(Zeroizing::new).ok_or_else(|| Error::Denied(format!("{} {why}", self.field)))

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FIELD;
 use super::identity::{Identity, Token};
+use crate::egress::Egress;
 use crate::error::foreign_text;
 use crate::http::{self, Tls};
 use crate::registry::Options;
@@ -31,11 +32,13 @@ pub(super) struct Failure {
     pub(super) error: Error,
     /// `status` of Google's error model, such as FAILED_PRECONDITION; empty where there is none.
     pub(super) code: String,
+    /// The state of a version that is off: DISABLED or DESTROYED. Google has no code of its own for that.
+    pub(super) off: Option<&'static str>,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, code: String::new() }
+        Self { error, code: String::new(), off: None }
     }
 }
 
@@ -58,6 +61,7 @@ pub(super) struct Wire {
     http: Client,
     base: Url,
     identity: Arc<Identity>,
+    options: Options,
 }
 
 impl fmt::Debug for Wire {
@@ -97,6 +101,12 @@ impl<'a> Call<'a> {
 }
 
 impl Wire {
+    /// Makes sure that Secret Manager is where it should be.
+    pub(super) async fn reach(&self) -> Result<()> {
+        let port = self.base.port_or_known_default().unwrap_or(443);
+        http::reach(FIELD, self.base.host_str().unwrap_or_default(), port, &self.options).await
+    }
+
     /// No tenant gives an address of Google: it follows from the location, or from the operator's environment.
     pub(super) fn new(identity: Arc<Identity>, location: Option<&str>, options: &Options) -> Result<Self> {
         let host = match location {
@@ -104,7 +114,9 @@ impl Wire {
             None => "https://secretmanager.googleapis.com".into(),
         };
         let base = endpoint(options, "secretmanager", &host)?;
-        Ok(Self { http: http::client(FIELD, Tls { anywhere: true, ..Tls::default() }, options)?, base, identity })
+        // No tenant gave the address, so no policy about tenants' addresses is asked.
+        let options = Options { egress: Arc::new(Egress::everywhere()), ..options.clone() };
+        Ok(Self { http: http::client(FIELD, Tls { anywhere: true, ..Tls::default() }, &options)?, base, identity, options })
     }
 
     async fn carry<T: DeserializeOwned>(&self, call: Call<'_>) -> std::result::Result<Response<T>, SdkError> {
@@ -141,11 +153,10 @@ impl Wire {
         if !(200..300).contains(&status) {
             return Err(failure(&call.what, status, after, &body, &secrets));
         }
-        let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
         // Without the parser's words, which may quote the answer.
         let broken =
             |_| Failure::from(Error::unavailable(format!("Google answered {} with something else than Google does", call.what)));
-        serde_json::from_slice(text).map_err(broken)
+        serde_json::from_slice(&body).map_err(broken)
     }
 }
 
@@ -223,7 +234,9 @@ pub(super) fn failure(what: &str, status: u16, after: Option<Duration>, body: &[
         _ if status == 429 => Error::Throttled { retry_after: after, message: format!("Google at {what} ({heard})") },
         _ => Error::unavailable(format!("Google failed at {what} ({heard})")),
     };
-    Failure { error, code: said.status }
+    let is_in = |state: &&&str| said.status == "FAILED_PRECONDITION" && said.message.contains(&format!("{state} state"));
+    let off = ["DISABLED", "DESTROYED"].iter().find(is_in).copied();
+    Failure { error, code: said.status, off }
 }
 
 type Answer<T> = std::result::Result<Response<T>, SdkError>;
@@ -293,7 +306,7 @@ impl SecretManagerService for Wire {
 
     async fn delete_secret(&self, request: model::DeleteSecretRequest, _: RequestOptions) -> Answer<()> {
         let call = Call::new("DeleteSecret", Method::DELETE, &request.name, "").query("etag", &request.etag);
-        let answer: Answer<serde_json::Value> = self.carry(call).await;
+        let answer: Answer<serde::de::IgnoredAny> = self.carry(call).await;
         answer.map(|_| Response::from(()))
     }
 }

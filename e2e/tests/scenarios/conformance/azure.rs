@@ -24,7 +24,10 @@ impl OnAzure {
     fn spec(&self) -> Value {
         let any = json!({"name": "any", "key": "any"});
         let auth = json!({"clientId": any, "clientSecret": any});
-        json!({"azurekv": {"vaultUrl": azure().vault(&self.case.name), "tenantId": TENANT, "authSecretRef": auth}})
+        let cloud = json!({"activeDirectoryEndpoint": azure().entra()});
+        json!({"azurekv": {
+            "vaultUrl": azure().vault(&self.case.name), "tenantId": TENANT, "authSecretRef": auth, "customCloudConfig": cloud,
+        }})
     }
 }
 
