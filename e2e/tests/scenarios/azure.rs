@@ -3,6 +3,7 @@
 use lockstep_e2e::azure::{Application, Azure};
 use lockstep_e2e::harness::azure;
 use lockstep_e2e::rsa::Rsa;
+use lockstep_providers::{Deleted, Fetched, Payload, Push, Pushed, SecretBytes, Source, Target, Want};
 use serde_json::{Value, json};
 
 use crate::case::Case;
@@ -282,4 +283,61 @@ async fn tokens_go_to_the_vault_that_they_are_for_and_nowhere_else() {
         on.case.apply_store(name, spec).await;
         on.case.store_is(name, "False", "InvalidProviderConfig", needle).await;
     }
+}
+
+#[tokio::test]
+async fn keys_and_certificates_are_pushed_once_and_again_after_they_were_deleted() {
+    let on = OnAzure::new("az-push").await;
+    // Every reference is answered with one text.
+    let application = Application { secrets: vec![on.client.clone()], ..Application::default() };
+    on.azure.application(TENANT, &on.client, application);
+    let any = json!({"name": "any", "key": "any"});
+    let spec = on.spec(json!({"tenantId": TENANT, "authSecretRef": {"clientId": any, "clientSecret": any}}));
+    let provider = crate::conformance::provider(&spec, &on.client).await;
+    let push = |key: &str, value: &str| Push {
+        target: Target { key: key.to_owned(), ..Target::default() },
+        value: Payload::Bytes(SecretBytes::from(value)),
+        only_new: false,
+        source: Source::default(),
+    };
+    let (one, two) = (Rsa::new("one"), Rsa::new("two"));
+    let curves = [rcgen::KeyPair::generate().unwrap().serialize_pem(), rcgen::KeyPair::generate().unwrap().serialize_pem()];
+    for (key, first, second) in [
+        ("key/rsa", one.pem(), two.pem()),
+        ("key/ec", curves[0].clone(), curves[1].clone()),
+        ("cert/pem", format!("{}{}", one.pem(), one.certificate()), format!("{}{}", two.pem(), two.certificate())),
+    ] {
+        let (collection, name) = (if key.starts_with("key") { "keys" } else { "certificates" }, key.split_once('/').unwrap().1);
+        let versions = || on.azure.versions(&on.case.name, collection, name).len();
+        assert_eq!(provider.push(&push(key, &first)).await, Ok(Pushed::Created), "{key}");
+        assert_eq!(provider.push(&push(key, &first)).await, Ok(Pushed::Unchanged), "{key}");
+        assert_eq!(versions(), 1, "{key}");
+        assert_eq!(provider.push(&push(key, &second)).await, Ok(Pushed::Updated), "{key}");
+        assert_eq!(versions(), 2, "{key}");
+        let property = Target { key: key.to_owned(), property: Some("p".into()), ..Target::default() };
+        assert!(provider.delete(&property).await.is_err(), "{key} has no properties");
+        let whole = Target { key: key.to_owned(), ..Target::default() };
+        assert_eq!(provider.delete(&whole).await, Ok(Deleted::Done), "{key}");
+        assert_eq!(provider.delete(&whole).await, Ok(Deleted::Absent), "{key}");
+        // The name is that of a deleted object, which is ours: it is recovered.
+        assert_eq!(provider.push(&push(key, &first)).await, Ok(Pushed::Created), "{key}");
+        assert_eq!(versions(), 3, "{key}");
+    }
+    // What is read back is the public part.
+    let read = provider.get(&[Want::latest("key/ec"), Want::latest("cert/pem")]).await;
+    for (answer, has) in read.into_iter().zip([&b"\"crv\":\"P-256\""[..], b"one"]) {
+        let Ok(Fetched::Value { payload, .. }) = answer else { panic!("{answer:?}") };
+        let Payload::Bytes(bytes) = &*payload else { panic!("bytes") };
+        assert!(bytes.expose().windows(has.len()).any(|window| window == has));
+        assert!(!bytes.expose().windows(5).any(|window| window == b"\"d\":\""));
+    }
+    for (key, value) in [("key/x", "-----BEGIN CANARY-----"), ("cert/x", "CANARY-no-certificate")] {
+        let error = provider.push(&push(key, value)).await.expect_err("nothing that can be imported").to_string();
+        assert!(!error.contains("CANARY"), "{error}");
+    }
+    // A foreign object is left alone.
+    on.azure.put_object(&on.case.name, "keys", "theirs", json!({"key": {"kty": "RSA", "n": "AQAB", "e": "AQAB"}}));
+    assert!(provider.push(&push("key/theirs", &one.pem())).await.is_err());
+    let theirs = Target { key: "key/theirs".into(), ..Target::default() };
+    assert_eq!(provider.delete(&theirs).await, Ok(Deleted::NotOurs));
 }

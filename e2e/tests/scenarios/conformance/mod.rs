@@ -21,7 +21,7 @@ mod vault;
 mod webhook;
 
 /// A connection as a store with this spec has it, every reference of which is answered with one text.
-async fn provider(spec: &Value, token: &str) -> Arc<dyn Provider> {
+pub async fn provider(spec: &Value, token: &str) -> Arc<dyn Provider> {
     provider_within(spec, token, Options::default().timeout).await
 }
 
