@@ -4,9 +4,8 @@
 //! A configuration is a tenant's text. Programs and files in it are refused: they would be the operator's.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use lockstep_crds::meta::{CaProvider, CaProviderType, SecretKeySelector, ServiceAccountSelector};
+use lockstep_crds::meta::{CaProvider, CaProviderType, ServiceAccountSelector};
 use lockstep_crds::store::gcpsm::{ConfigMapKey, GcpAwsCredentials, GcpFederation};
 use regex::Regex;
 use reqwest::Url;
@@ -23,6 +22,7 @@ use crate::registry::Options;
 use crate::{Error, Resolver, Result, SecretBytes};
 
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+#[cfg(feature = "aws")]
 const AWS_REQUEST: &str = "urn:ietf:params:aws:token-type:aws4_request";
 /// Where a cluster mounts its own token; configurations made for pods name it.
 const MOUNTED: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -46,13 +46,9 @@ enum Subject {
     /// What a URL answers.
     Url { url: Url, headers: BTreeMap<String, String>, field: Option<String> },
     /// Who somebody is on AWS.
-    Aws(AwsSubject),
+    #[cfg(feature = "aws")]
+    Aws(std::sync::Arc<crate::aws::iam::Shown>),
 }
-
-#[cfg(feature = "aws")]
-type AwsSubject = Arc<crate::aws::iam::Shown>;
-#[cfg(not(feature = "aws"))]
-type AwsSubject = std::convert::Infallible;
 
 /// An external_account configuration, as `gcloud iam workload-identity-pools create-cred-config` writes it (AIP-4117).
 #[derive(Default, Deserialize)]
@@ -118,6 +114,7 @@ pub(super) async fn read(field: &str, spec: &GcpFederation, resolver: &dyn Resol
         (None, None) => of_config(&format!("{field}.credConfig"), &config, spec, &audience, resolver, options).await?,
     };
     let subject_type = match &subject {
+        #[cfg(feature = "aws")]
         Subject::Aws(_) => AWS_REQUEST.to_owned(),
         _ if config.subject_token_type.is_empty() => JWT.to_owned(),
         _ => config.subject_token_type.clone(),
@@ -262,6 +259,7 @@ fn source_url(field: &str, text: &str, options: &Options) -> Result<Url> {
 #[cfg(feature = "aws")]
 async fn aws_keys(field: &str, spec: &GcpAwsCredentials, audience: &str, resolver: &dyn Resolver) -> Result<Subject> {
     let field = format!("{field}.awsCredentialsSecretRef");
+    use lockstep_crds::meta::SecretKeySelector;
     let key = |key: &str| SecretKeySelector {
         name: Some(spec.aws_credentials_secret_ref.name.clone()),
         namespace: spec.aws_credentials_secret_ref.namespace.clone(),
@@ -280,7 +278,7 @@ async fn aws_keys(field: &str, spec: &GcpAwsCredentials, audience: &str, resolve
     let (id, secret) = (read("aws_access_key_id")?, read("aws_secret_access_key")?);
     let keys = (id.as_str(), secret.as_str(), session.as_ref().map(|s| s.as_str()));
     let shown = crate::aws::iam::Shown::with_keys(&field, keys, &spec.region, audience)?;
-    Ok(Subject::Aws(Arc::new(shown)))
+    Ok(Subject::Aws(std::sync::Arc::new(shown)))
 }
 
 #[cfg(feature = "aws")]
@@ -295,7 +293,7 @@ async fn aws_machine(
         return Err(Error::invalid(field, "credential_source.environment_id is none that is known; only aws1 is"));
     }
     resolver.check_own_identity(field)?;
-    crate::aws::iam::Shown::of_machine(field, audience, options).await.map(|shown| Subject::Aws(Arc::new(shown)))
+    crate::aws::iam::Shown::of_machine(field, audience, options).await.map(|shown| Subject::Aws(std::sync::Arc::new(shown)))
 }
 
 #[cfg(not(feature = "aws"))]
@@ -341,6 +339,7 @@ impl Federation {
         match &self.subject {
             Subject::Account(account) => format!("a token of ServiceAccount {}", account.name),
             Subject::Url { url, .. } => format!("a token of {}", url.host_str().unwrap_or_default()),
+            #[cfg(feature = "aws")]
             Subject::Aws(_) => "an AWS identity".into(),
         }
     }
@@ -388,8 +387,6 @@ impl Federation {
             }
             #[cfg(feature = "aws")]
             Subject::Aws(shown) => shown.subject_token().await.map(|token| (token, None)),
-            #[cfg(not(feature = "aws"))]
-            Subject::Aws(never) => match *never {},
         }
     }
 }
