@@ -282,10 +282,10 @@ mod tests {
     async fn a_connection_that_was_made_for_a_namespace_goes_with_its_last_user_there() {
         let (ctx, _api) = Context::test();
         let key = StoreKey { namespace: None, name: "shared".into() };
-        // Its reference names no namespace: each user's has a connection of its own. This build lacks the provider's auth, so
-        // that no request is made; a failure to connect is kept like a connection.
+        // Its reference names no namespace: each user's has a connection of its own. Two methods are one too many, so that no
+        // request is made; a failure to connect is kept like a connection.
         let spec = serde_json::json!({"provider": {"vault": {"server": "http://127.0.0.1:9", "path": "x",
-            "auth": {"gcp": {"role": "r", "secretRef": {"secretAccessKeySecretRef": {"name": "n", "key": "k"}}}}}}});
+            "auth": {"tokenSecretRef": {"name": "n", "key": "k"}, "jwt": {"path": "jwt"}}}}});
         let view = view(key.clone(), &Default::default(), serde_json::from_value(spec).unwrap(), Limits::default());
         assert!(view.is_referent());
         for namespace in ["a", "b"] {

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use base64::Engine;
+use futures::StreamExt;
 use lockstep_crds::meta::CaProvider;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, Identity, Url};
@@ -177,14 +178,19 @@ pub(crate) async fn reach(field: &str, host: &str, port: u16, options: &Options)
             Some(address) => vec![SocketAddr::new(address, port)],
             None => tokio::net::lookup_host((bare, port)).await.map_err(unreachable)?.collect(),
         };
+        // All at once: one address that drops what comes must not use up the others' time.
+        let mut attempts = futures::stream::FuturesUnordered::new();
         for found in found {
-            failure = match options.egress.check(bare, found.ip()) {
-                Err(why) => Error::invalid(field, format!("{host} {why}")),
-                Ok(()) => match tokio::net::TcpStream::connect(found).await {
-                    Ok(_) => return Ok(()),
-                    Err(error) => unreachable(error),
-                },
-            };
+            match options.egress.check(bare, found.ip()) {
+                Err(why) => failure = Error::invalid(field, format!("{host} {why}")),
+                Ok(()) => attempts.push(tokio::net::TcpStream::connect(found)),
+            }
+        }
+        while let Some(attempt) = attempts.next().await {
+            match attempt {
+                Ok(_) => return Ok(()),
+                Err(error) => failure = unreachable(error),
+            }
         }
         Err(failure)
     };

@@ -120,7 +120,16 @@ pub(super) fn check_region(field: &str, region: &str) -> Result<()> {
 
 /// Host and port of a service, as the SDK has them, and that no policy about tenants' addresses is asked.
 pub(super) fn place(service: &str, region: &str, options: &Options) -> (String, u16, Options) {
-    let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    // Partitions with domains of their own, as the SDK's table has them.
+    let domain = match region.split('-').collect::<Vec<_>>()[..] {
+        ["cn", ..] => "amazonaws.com.cn",
+        ["eusc", ..] => "amazonaws.eu",
+        [_, "iso", ..] => "c2s.ic.gov",
+        [_, "isob", ..] => "sc2s.sgov.gov",
+        [_, "isoe", ..] => "cloud.adc-e.uk",
+        [_, "isof", ..] => "csp.hci.ic.gov",
+        _ => "amazonaws.com",
+    };
     let given = options.endpoints.get(service).and_then(|url| reqwest::Url::parse(&url).ok());
     let of_given = |url: reqwest::Url| Some((url.host_str()?.to_owned(), url.port_or_known_default()?));
     let (host, port) = given.and_then(of_given).unwrap_or_else(|| (format!("{service}.{region}.{domain}"), 443));
@@ -230,6 +239,24 @@ mod tests {
         {
             assert!(check_region("f", bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_service_is_where_the_sdk_has_it() {
+        for (region, host) in [
+            ("eu-central-1", "ssm.eu-central-1.amazonaws.com"),
+            ("us-gov-west-1", "ssm.us-gov-west-1.amazonaws.com"),
+            ("cn-north-1", "ssm.cn-north-1.amazonaws.com.cn"),
+            ("eusc-de-east-1", "ssm.eusc-de-east-1.amazonaws.eu"),
+            ("us-iso-east-1", "ssm.us-iso-east-1.c2s.ic.gov"),
+            ("us-isob-east-1", "ssm.us-isob-east-1.sc2s.sgov.gov"),
+        ] {
+            assert_eq!(place("ssm", region, &Options::default()).0, host);
+        }
+        let endpoints = [("ssm".to_owned(), "http://127.0.0.1:4566/x".to_owned())].into();
+        let options = Options { endpoints: std::sync::Arc::new(crate::registry::Endpoints(endpoints)), ..Options::default() };
+        let (host, port, _) = place("ssm", "eu-central-1", &options);
+        assert_eq!((host.as_str(), port), ("127.0.0.1", 4566));
     }
 
     #[test]

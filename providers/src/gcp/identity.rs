@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use google_cloud_auth::credentials::{CacheableResource, Credentials};
 use google_cloud_auth::errors::CredentialsError;
@@ -98,8 +98,17 @@ pub(super) enum Source {
     Key(Box<Key>),
     Workload(Box<Workload>),
     Federation(Box<Federation>),
-    Own(Box<Mutex<Credentials>>),
+    Own(Box<Mutex<OwnCredentials>>),
 }
+
+/// The operator's own, which the SDK keeps up to date by itself.
+pub(super) struct OwnCredentials {
+    credentials: Credentials,
+    made: Instant,
+}
+
+/// How long own credentials that were refused stay before others are made.
+const MAKE_AGAIN: Duration = Duration::from_secs(5);
 
 /// A first token, and whom it is for.
 pub(super) struct First {
@@ -336,9 +345,11 @@ impl Workload {
                 let why = "is not set, and the operator runs on no GKE cluster whose metadata server would say it";
                 match (channel.metadata(path).await, default) {
                     (Ok(Some(found)), _) => Ok(found),
-                    (_, Some(default)) => Ok(default.to_owned()),
+                    (Ok(None), Some(default)) => Ok(default.to_owned()),
+                    // Away from Google the name means nothing; on it, a server that is late says so itself the next time.
+                    (Err(error), Some(default)) if error.to_string().contains("dns error") => Ok(default.to_owned()),
                     (Ok(None), None) => Err(Error::invalid(field, why)),
-                    (Err(error), None) => Err(Error::unavailable(format!("{field} {why} ({error})"))),
+                    (Err(error), _) => Err(Error::unavailable(format!("{field} {why} ({error})"))),
                 }
             }
         };
@@ -402,7 +413,8 @@ impl Identity {
             }
             _ => {
                 resolver.check_own_identity(&field)?;
-                Source::Own(Box::new(Mutex::new(own(&field)?)))
+                let own = OwnCredentials { credentials: own(&field)?, made: Instant::now() };
+                Source::Own(Box::new(Mutex::new(own)))
             }
         };
         Ok(Self { field, source, channel, resolver, held: Held::default() })
@@ -467,13 +479,23 @@ impl Identity {
         }
     }
 
-    async fn own_token(&self, kept: &Mutex<Credentials>) -> Result<Token> {
-        let mut credentials = kept.lock().await;
+    async fn own_token(&self, kept: &Mutex<OwnCredentials>) -> Result<Token> {
+        let now = |kept: &OwnCredentials| (kept.credentials.clone(), kept.made);
+        let (credentials, made) = now(&*kept.lock().await);
         let mut answer = self.ask_own(&credentials).await?;
         if answer.as_ref().is_err_and(|error| !error.is_transient()) {
-            // The SDK takes such a failure for good and never asks again: what was granted meanwhile would not be seen.
-            *credentials = own(&self.field)?;
-            answer = self.ask_own(&credentials).await?;
+            // The SDK takes such a failure for good and never asks again: what was granted meanwhile would not be seen. One of
+            // those who meet it makes others, and no more often than that can help.
+            let credentials = {
+                let mut kept = kept.lock().await;
+                if kept.made == made && made.elapsed() > MAKE_AGAIN {
+                    *kept = OwnCredentials { credentials: own(&self.field)?, made: Instant::now() };
+                }
+                (kept.made != made).then(|| kept.credentials.clone())
+            };
+            if let Some(credentials) = credentials {
+                answer = self.ask_own(&credentials).await?;
+            }
         }
         let answer = answer.map_err(|error| {
             let why = http::causes(&error, &[]);

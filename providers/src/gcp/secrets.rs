@@ -192,8 +192,13 @@ impl Secrets {
             Err(Error::NotFound(_)) => None,
             Err(error) => return Err(error),
         };
+        let whole = push.target.property.is_none();
         let current = match &secret {
-            Some(_) => self.current(&name, push.target.property.is_none() && !push.only_new).await?,
+            Some(_) => match self.current(&name, whole && !push.only_new).await {
+                // It is there, though it is switched off.
+                Err(Error::Invalid { .. }) if whole && push.only_new => return Ok(Pushed::Unchanged),
+                read => read?,
+            },
             None => None,
         };
         let now = Current::new(current.as_ref());
@@ -313,10 +318,14 @@ fn meaning(error: SdkError) -> Error {
 /// A write that another one overtook is made again.
 fn conflict(error: SdkError) -> Error {
     let failure = Failure::of(&error);
+    let said = failure.error.to_string();
     match failure.code.as_str() {
-        "FAILED_PRECONDITION" | "ALREADY_EXISTS" | "ABORTED" => {
-            Error::unavailable(format!("somebody else wrote at the same time ({})", failure.error))
+        "ALREADY_EXISTS" | "ABORTED" => Error::unavailable(format!("somebody else wrote at the same time ({said})")),
+        "FAILED_PRECONDITION" if said.to_ascii_lowercase().contains("etag") => {
+            Error::unavailable(format!("somebody else wrote at the same time ({said})"))
         }
+        // Such as a policy of the organisation about locations and keys.
+        "FAILED_PRECONDITION" => Error::invalid("metadata", said),
         _ => failure.error,
     }
 }
