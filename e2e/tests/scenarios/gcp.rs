@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use lockstep_e2e::faults::Fault;
 use lockstep_e2e::gcp::{Gcp, Pool};
-use lockstep_e2e::harness::{gcp, token_for};
+use lockstep_e2e::harness::{eventually, gcp, secret, token_for};
 use lockstep_e2e::http_api::HttpApi;
 use serde_json::{Value, json};
 
@@ -346,9 +346,13 @@ async fn a_store_without_auth_is_the_operators_machine_only_where_that_is_allowe
     let object = json!({"secretStoreRef": store, "data": [entry("x", json!({"key": "app"}))]});
     on.case.external_secret("cluster", object).await;
     on.case.failed("cluster", "the operator's own").await;
-    // What was refused is asked for again.
+    // What was refused is asked for again, though not at every turn.
     on.gcp.machine(&email);
-    on.case.force_sync("cluster").await;
+    eventually("the machine's identity is taken up", async || {
+        on.case.force_sync("cluster").await;
+        secret(&on.case.client, &on.case.name, "cluster").await
+    })
+    .await;
     on.case.secret_is("cluster", &[("x", "CANARY-v")]).await;
     // Without a project it is the machine's.
     on.gcp.put(&on.secret("app"), b"CANARY-w");

@@ -108,7 +108,7 @@ pub(super) struct OwnCredentials {
 }
 
 /// How long own credentials that were refused stay before others are made.
-const MAKE_AGAIN: Duration = Duration::from_secs(5);
+const MAKE_AGAIN: Duration = Duration::from_secs(1);
 
 /// A first token, and whom it is for.
 pub(super) struct First {
