@@ -235,6 +235,16 @@ pub(crate) fn no_answer(server: &str, error: reqwest::Error, secrets: &[&str]) -
     Error::unreachable(format!("{server} {what} ({})", causes(&error, secrets)))
 }
 
+/// What a call of a cloud's service that got no answer means; `field` is where a wrong address would stand.
+pub(crate) fn no_answer_of(cloud: &str, field: &str, what: &str, error: reqwest::Error, secrets: &[&str]) -> Error {
+    let error = error.without_url();
+    if let Some(refused) = refusal(&error) {
+        return Error::invalid(field, refused.to_string());
+    }
+    let how = if error.is_timeout() { "did not answer in time" } else { "could not be reached" };
+    Error::unreachable(format!("{cloud} {how} for {what} ({})", causes(&error, secrets)))
+}
+
 /// A Secret holds at most 1 MiB; the JSON around a value can double it.
 const MAX_ANSWER: usize = 8 << 20;
 

@@ -44,8 +44,7 @@ impl CallerIdentity {
         wire::check_region(&format!("{field}.region"), &region)?;
         let host = match region.as_str() {
             GLOBAL => "https://sts.amazonaws.com/".to_owned(),
-            china if china.starts_with("cn-") => format!("https://sts.{china}.amazonaws.com.cn/"),
-            other => format!("https://sts.{other}.amazonaws.com/"),
+            other => format!("https://sts.{other}.{}/", wire::domain(other)),
         };
         let url = options.endpoints.get("sts").unwrap_or(host);
         let url = Url::parse(&url).map_err(|error| Error::invalid(&field, format!("the endpoint of STS is no URL ({error})")))?;

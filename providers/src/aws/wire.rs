@@ -118,10 +118,9 @@ pub(super) fn check_region(field: &str, region: &str) -> Result<()> {
     if formed { Ok(()) } else { Err(Error::invalid(field, "is no region of AWS; write for example eu-central-1")) }
 }
 
-/// Host and port of a service, as the SDK has them, and that no policy about tenants' addresses is asked.
-pub(super) fn place(service: &str, region: &str, options: &Options) -> (String, u16, Options) {
-    // Partitions with domains of their own, as the SDK's table has them.
-    let domain = match region.split('-').collect::<Vec<_>>()[..] {
+/// The domain of a region's services: partitions have domains of their own, as the SDK's table has them.
+pub(super) fn domain(region: &str) -> &'static str {
+    match region.split('-').collect::<Vec<_>>()[..] {
         ["cn", ..] => "amazonaws.com.cn",
         ["eusc", ..] => "amazonaws.eu",
         [_, "iso", ..] => "c2s.ic.gov",
@@ -129,7 +128,12 @@ pub(super) fn place(service: &str, region: &str, options: &Options) -> (String, 
         [_, "isoe", ..] => "cloud.adc-e.uk",
         [_, "isof", ..] => "csp.hci.ic.gov",
         _ => "amazonaws.com",
-    };
+    }
+}
+
+/// Host and port of a service, as the SDK has them, and that no policy about tenants' addresses is asked.
+pub(super) fn place(service: &str, region: &str, options: &Options) -> (String, u16, Options) {
+    let domain = domain(region);
     let given = options.endpoints.get(service).and_then(|url| reqwest::Url::parse(&url).ok());
     let of_given = |url: reqwest::Url| Some((url.host_str()?.to_owned(), url.port_or_known_default()?));
     let (host, port) = given.and_then(of_given).unwrap_or_else(|| (format!("{service}.{region}.{domain}"), 443));

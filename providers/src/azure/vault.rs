@@ -1,6 +1,6 @@
 //! A vault's objects: keys to calls and answers to values.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use azure_core::http::Url;
@@ -235,7 +235,7 @@ impl Vault {
     /// Secrets that are enabled, by name and tags; `path` means nothing to a vault.
     pub(super) async fn find(&self, query: &Find) -> Result<Vec<Found>> {
         let list = || async {
-            let mut names = BTreeMap::new();
+            let mut names = BTreeSet::new();
             let mut pages = self.secrets.list_secret_properties(None)?.into_pages();
             for _ in 0..PAGES {
                 let Some(page) = pages.try_next().await? else { return Ok(Some(names)) };
@@ -244,7 +244,7 @@ impl Vault {
                     let Some(name) = item.id.as_deref().and_then(name_of).filter(|_| enabled) else { continue };
                     let tags = item.tags.unwrap_or_default();
                     if query.admits_name(&name) && query.admits_tags(|key| tags.get(key).map(String::as_str)) {
-                        names.insert(name, ());
+                        names.insert(name);
                     }
                 }
             }
@@ -252,7 +252,7 @@ impl Vault {
         };
         let names = self.call("secrets", list).await?;
         let names = names.ok_or_else(|| Error::unavailable(format!("the list of secrets of {} does not end", self.host)))?;
-        Ok(names.into_keys().map(|name| Found { key: name.clone(), name, payload: None }).collect())
+        Ok(names.into_iter().map(|name| Found { key: name.clone(), name, payload: None }).collect())
     }
 
     pub(super) async fn push(&self, push: &Push) -> Result<Pushed> {

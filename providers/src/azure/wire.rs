@@ -91,7 +91,7 @@ impl Carrier {
             sent = sent.body(bytes.clone());
         }
         let secrets: Vec<&str> = secrets.iter().map(|s| s.as_str()).collect();
-        let response = sent.send().await.map_err(|error| no_answer(&what, error, &secrets))?;
+        let response = sent.send().await.map_err(|error| http::no_answer_of("Azure", FIELD, &what, error, &secrets))?;
         let (status, mut headers) = (response.status().as_u16(), Headers::new());
         for (name, value) in response.headers() {
             if let Ok(value) = value.to_str() {
@@ -153,15 +153,6 @@ pub(super) fn meaning(what: &str, error: &azure_core::Error) -> Error {
             Error::unavailable(format!("Azure at {what} ({said})"))
         }
     }
-}
-
-fn no_answer(what: &str, error: reqwest::Error, secrets: &[&str]) -> Error {
-    let error = error.without_url();
-    if let Some(refused) = crate::egress::refusal(&error) {
-        return Error::invalid(FIELD, refused.to_string());
-    }
-    let how = if error.is_timeout() { "did not answer in time" } else { "could not be reached" };
-    Error::unreachable(format!("Azure {how} for {what} ({})", http::causes(&error, secrets)))
 }
 
 /// Key Vault's errors (<https://learn.microsoft.com/azure/key-vault/general/rest-error-codes>).

@@ -16,7 +16,6 @@ use zeroize::Zeroizing;
 use super::identity::{
     ACCESS_TOKEN, ACCOUNT_ANNOTATION, Ask, Channel, EXCHANGE, First, Granted, SCOPE, TOKEN_LIFE, check_account,
 };
-use super::wire;
 use crate::http;
 use crate::registry::Options;
 use crate::{Error, Resolver, Result, SecretBytes};
@@ -365,7 +364,10 @@ impl Federation {
                 for (name, value) in headers {
                     request = request.header(name, value);
                 }
-                let response = request.send().await.map_err(|error| wire::no_answer(&what, error, &[]))?;
+                let response = request
+                    .send()
+                    .await
+                    .map_err(|error| http::no_answer_of("the source of tokens", super::FIELD, &what, error, &[]))?;
                 let (status, after) = (response.status(), http::retry_after(response.headers()));
                 let body = http::body_up_to(1 << 16, response, &what, &[]).await?;
                 let said = format!("{what} answered with status {status} instead of a token");

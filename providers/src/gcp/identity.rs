@@ -251,7 +251,8 @@ impl Channel {
     /// [`Error::Denied`] says by which code; nothing that a token service says means that a secret is missing.
     pub(super) async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder, ask: &Ask<'_>) -> Result<T> {
         let what = &ask.what;
-        let response = request.send().await.map_err(|error| wire::no_answer(what, error, &ask.secrets))?;
+        let response =
+            request.send().await.map_err(|error| http::no_answer_of("Google", super::FIELD, what, error, &ask.secrets))?;
         let (status, after) = (response.status().as_u16(), http::retry_after(response.headers()));
         let body = http::body_up_to(1 << 20, response, &format!("Google at {what}"), &ask.secrets).await?;
         if (200..300).contains(&status) {
@@ -309,7 +310,7 @@ impl Channel {
         let broken = |why: String| Error::unavailable(format!("{what}: {why}"));
         let url = base.join(&format!("computeMetadata/v1/{path}")).map_err(|_| broken("makes no URL".into()))?;
         let request = self.http.get(url).header("metadata-flavor", "Google").timeout(Duration::from_secs(5));
-        let response = request.send().await.map_err(|error| wire::no_answer(&what, error, &[]))?;
+        let response = request.send().await.map_err(|error| http::no_answer_of("Google", super::FIELD, &what, error, &[]))?;
         let status = response.status().as_u16();
         let text = http::body_up_to(1 << 16, response, &what, &[]).await?;
         match status {

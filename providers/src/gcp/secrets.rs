@@ -1,6 +1,6 @@
 //! Secrets: keys to calls and answers to values.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crc::{CRC_32_ISCSI, Crc};
@@ -163,7 +163,7 @@ impl Secrets {
         let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
         let tags = query.tags.iter().filter(|(key, value)| plain(key) && plain(value));
         let filter: Vec<String> = tags.map(|(key, value)| format!("labels.{key}={value}")).collect();
-        let mut found = BTreeMap::new();
+        let mut found = BTreeSet::new();
         let mut token = String::new();
         for _ in 0..PAGES {
             let request = self.client.list_secrets().set_parent(&self.parent).set_filter(filter.join(" AND "));
@@ -172,12 +172,12 @@ impl Secrets {
                 let Some((_, name)) = secret.name.rsplit_once("/secrets/") else { continue };
                 let tag = |key: &str| secret.labels.get(key).map(String::as_str);
                 if name.starts_with(path) && query.admits_name(name) && query.admits_tags(tag) {
-                    found.insert(name.to_owned(), ());
+                    found.insert(name.to_owned());
                 }
             }
             token = answer.next_page_token;
             if token.is_empty() {
-                return Ok(found.into_keys().map(|name| Found { key: name.clone(), name, payload: None }).collect());
+                return Ok(found.into_iter().map(|name| Found { key: name.clone(), name, payload: None }).collect());
             }
         }
         Err(Error::unavailable(format!("Google's list of {} does not end", self.parent)))

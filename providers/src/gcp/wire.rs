@@ -147,7 +147,7 @@ impl Wire {
             request = request.header("content-type", "application/json").body(body.clone()?);
         }
         let secrets = [token.text()];
-        let response = request.send().await.map_err(|error| no_answer(&call.what, error, &secrets))?;
+        let response = request.send().await.map_err(|error| http::no_answer_of("Google", FIELD, &call.what, error, &secrets))?;
         let (status, after) = (response.status().as_u16(), http::retry_after(response.headers()));
         let body = http::body(response, &format!("Google at {}", call.what), &secrets).await?;
         if !(200..300).contains(&status) {
@@ -165,15 +165,6 @@ pub(super) fn endpoint(options: &Options, service: &str, default: &str) -> Resul
     let text = options.endpoints.get(&format!("gcp/{service}")).unwrap_or_else(|| default.to_owned());
     let text = format!("{}/", text.trim_end_matches('/'));
     Url::parse(&text).map_err(|error| Error::invalid(FIELD, format!("the endpoint of {service} is no URL ({error})")))
-}
-
-pub(super) fn no_answer(what: &str, error: reqwest::Error, secrets: &[&str]) -> Error {
-    let error = error.without_url();
-    if let Some(refused) = crate::egress::refusal(&error) {
-        return Error::invalid(FIELD, refused.to_string());
-    }
-    let how = if error.is_timeout() { "did not answer in time" } else { "could not be reached" };
-    Error::unreachable(format!("Google {how} for {what} ({})", http::causes(&error, secrets)))
 }
 
 /// Google's error model (AIP-193).
