@@ -15,6 +15,7 @@ use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use serde_json::{Value, json};
 
 use crate::faults::{Faults, cut};
@@ -95,6 +96,8 @@ struct Shared {
     /// Which role session credentials are of.
     sessions: Mutex<HashMap<String, String>>,
     roles: Mutex<HashMap<String, Role>>,
+    /// Roles by the service accounts whose pods have them.
+    pods: Mutex<HashMap<String, String>>,
     calls: Mutex<Vec<Call>>,
     /// Faults by key and operation, with how often they still happen.
     faults: Mutex<Vec<(String, String, usize, Fault)>>,
@@ -130,7 +133,8 @@ impl Aws {
         moto.wait_ready(Duration::from_secs(60), reached);
         let shared = Arc::new(Shared { target: format!("http://127.0.0.1:{port}"), http: client(), ..Shared::default() });
         let faults = Faults::default();
-        let url = serve::apart(faults.before(Router::new().fallback(serve).with_state(shared.clone())))?;
+        let routes = Router::new().route("/pod-identity", get(pod_identity)).fallback(serve);
+        let url = serve::apart(faults.before(routes.with_state(shared.clone())))?;
         Ok(Self { url, faults, shared, _moto: moto })
     }
 
@@ -149,6 +153,12 @@ impl Aws {
         let arn = format!("arn:aws:iam::{ACCOUNT}:role/{name}");
         lock(&self.shared.roles).insert(arn.clone(), role);
         arn
+    }
+
+    /// Associates a service account, such as `system:serviceaccount:NS:NAME`, with a role, as EKS Pod Identity does. The agent of
+    /// the node is at `/pod-identity`.
+    pub fn associate(&self, subject: &str, arn: &str) {
+        lock(&self.shared.pods).insert(subject.to_owned(), arn.to_owned());
     }
 
     /// Ends the credentials that were given for a role.
@@ -385,6 +395,39 @@ fn with_token(shared: &Shared, asked: &Asked) -> Result<String, (&'static str, S
         return Err(("InvalidIdentityToken", "Incorrect token audience".to_owned()));
     }
     if role.trusts.contains(&subject) { Ok(arn) } else { Err(denied()) }
+}
+
+/// The agent of EKS Pod Identity, as pods see it: the container credential provider of the SDKs' reference
+/// (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html>) with the token that EKS puts into pods. Codes
+/// of refusals are those of EKS Auth's `AssumeRoleForPodIdentity`; how the agent words them is from memory.
+async fn pod_identity(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let token = headers.get("authorization").and_then(|t| t.to_str().ok()).unwrap_or_default();
+    let refuse = |code: &str, why: &str| {
+        let body = json!({"code": code, "message": format!("(pod-identity-agent): {why}")}).to_string();
+        (StatusCode::BAD_REQUEST, [("content-type", "application/json")], body).into_response()
+    };
+    let issuer = lock(&shared.issuer).clone();
+    let claims = match issuer.map(|issuer| issuer.check(token)) {
+        Some(Ok(claims)) => claims,
+        Some(Err(jwt::Wrong::Expired)) => return refuse("ExpiredTokenException", "Token expired"),
+        _ => return refuse("InvalidTokenException", "Token is invalid"),
+    };
+    if !claims["aud"].as_array().into_iter().flatten().any(|audience| audience == "pods.eks.amazonaws.com") {
+        return refuse("InvalidTokenException", "Token's audience is not pods.eks.amazonaws.com");
+    }
+    let role = lock(&shared.pods).get(claims["sub"].as_str().unwrap_or_default()).cloned();
+    let Some(arn) = role else {
+        return refuse("ResourceNotFoundException", "No association found for the service account");
+    };
+    let id = format!("ASIAPOD{:016X}", lock(&shared.sessions).len());
+    let session = format!("session-of-{id}");
+    let names = lock(&shared.roles).get(&arn).map(|role| role.names.clone()).unwrap_or_default();
+    let key = Key { secret: format!("secret-of-{id}"), session: Some(session.clone()), names, ..Key::default() };
+    let body = json!({"AccessKeyId": id, "SecretAccessKey": key.secret, "Token": session, "AccountId": ACCOUNT,
+        "Expiration": (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(6)).to_string()});
+    lock(&shared.keys).insert(id.clone(), key);
+    lock(&shared.sessions).insert(id, arn);
+    ([("content-type", "application/json")], body.to_string()).into_response()
 }
 
 fn with_key(shared: &Shared, asked: &Asked, key: &str) -> Result<String, String> {

@@ -14,6 +14,7 @@ pub mod gcp;
 pub mod harness;
 pub mod http_api;
 pub mod jwt;
+pub mod ntlm;
 pub mod operator;
 pub mod process;
 pub mod proxy;

@@ -8,7 +8,7 @@ use base64::Engine;
 use futures::StreamExt;
 use lockstep_crds::meta::CaProvider;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Certificate, Client, Identity, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Url};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -19,7 +19,7 @@ use crate::registry::Options;
 use crate::{Error, Resolver, Result, SecretBytes};
 
 /// What a connection is made with.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Tls {
     /// Certificate authorities to trust, instead of the system's.
     pub(crate) authorities: Option<Vec<Certificate>>,
@@ -88,6 +88,11 @@ pub(crate) fn identity(field: &str, certificate: &SecretBytes, key: &SecretBytes
 /// Builds the client: bounded in time, at most one redirect and only to the same host (tokens travel in headers that the
 /// library does not know), and without the proxies of the operator's environment, which no spec asked for.
 pub(crate) fn client(field: &str, tls: Tls, options: &Options) -> Result<Client> {
+    build(field, builder(field, tls, options)?)
+}
+
+/// What [`client`] is built of, for one that needs more.
+pub(crate) fn builder(field: &str, tls: Tls, options: &Options) -> Result<ClientBuilder> {
     let redirects = reqwest::redirect::Policy::custom(|attempt| {
         let from = attempt.previous().last();
         let same = from.is_some_and(|f| f.host_str() == attempt.url().host_str() && f.scheme() == attempt.url().scheme());
@@ -120,9 +125,12 @@ pub(crate) fn client(field: &str, tls: Tls, options: &Options) -> Result<Client>
             }
         }
     }
-    builder
-        .build()
-        .map_err(|error| Error::invalid(field, format!("the certificates make no TLS client: {}", causes(&error, &[]))))
+    Ok(builder)
+}
+
+pub(crate) fn build(field: &str, builder: ClientBuilder) -> Result<Client> {
+    let wrong = |error| Error::invalid(field, format!("the certificates make no TLS client: {}", causes(&error, &[])));
+    builder.build().map_err(wrong)
 }
 
 /// Resolves names with the system's resolver, and gives out only addresses that may be reached.

@@ -58,7 +58,7 @@ pub struct WebhookResult {
 pub struct WebhookSecret {
     /// Its name in the templates.
     pub name: String,
-    /// The Secret; all of its keys unless one is named.
+    /// The Secret, with all of its keys.
     pub secret_ref: SecretKeySelector,
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lockstep_e2e::aws::{Aws, Fault, Key, REGION, Role};
-use lockstep_e2e::harness::{aws, eventually};
+use lockstep_e2e::harness::{aws, eventually, secret};
 use serde_json::{Value, json};
 
 use crate::case::Case;
@@ -273,6 +273,39 @@ async fn the_operators_own_identity_reads_for_stores_without_auth() {
     let entries = json!([entry("x", json!({"key": format!("{}/app", case.name)}))]);
     case.external_secret("app", json!({"secretStoreRef": {"name": "sm"}, "data": entries})).await;
     case.secret_is("app", &[("x", "CANARY-v")]).await;
+}
+
+#[tokio::test]
+async fn the_operators_pod_may_have_a_role_by_pod_identity() {
+    let case = Case::with_own_class("on-pod").await;
+    let aws = aws();
+    aws.put_secret(&format!("{}/app", case.name), "CANARY-v").await;
+    case.apply(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator"}})).await.unwrap();
+    let file = case.harness.folder.path().join(format!("{}.token", case.name));
+    let token = async |audience: &str| {
+        let token = lockstep_e2e::harness::token_for(&case.client, &case.name, "operator", &[audience]).await;
+        std::fs::write(&file, token).unwrap();
+    };
+    token("sts.amazonaws.com").await;
+    let (agent, path) = (format!("{}/pod-identity", aws.url), file.display().to_string());
+    let env = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent.as_str()), ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", path.as_str())];
+    let operator = case.own_operator_with("own", &["--share-own-identity"], &env);
+    operator.wait_working();
+    case.apply_store("sm", json!({"aws": {"service": "SecretsManager", "region": REGION}})).await;
+    let entries = json!([entry("x", json!({"key": format!("{}/app", case.name)}))]);
+    case.external_secret("app", json!({"secretStoreRef": {"name": "sm"}, "data": entries})).await;
+    case.failed("app", "check that EKS Pod Identity associates the operator's service account with a role").await;
+    token("pods.eks.amazonaws.com").await;
+    let arn = aws.role(&case.name, Role { names: vec![case.name.clone()], ..Role::default() });
+    aws.associate(&format!("system:serviceaccount:{}:operator", case.name), &arn);
+    // A refusal is the answer for everybody for half a minute.
+    eventually("the association is taken up", async || {
+        case.force_sync("app").await;
+        secret(&case.client, &case.name, "app").await
+    })
+    .await;
+    case.secret_is("app", &[("x", "CANARY-v")]).await;
+    assert!(aws.calls(&arn).iter().any(|call| call.operation == "GetSecretValue"), "{:?}", aws.calls(&arn));
 }
 
 #[tokio::test]

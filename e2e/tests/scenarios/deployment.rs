@@ -170,7 +170,7 @@ async fn each_sample_of_a_store_is_taken_as_it_is() {
     let mut files: Vec<_> =
         std::fs::read_dir(harness::root().join("config/samples/stores")).unwrap().map(|f| f.unwrap().path()).collect();
     files.sort();
-    assert!(files.len() >= 27, "{files:?}");
+    assert!(files.len() >= 31, "{files:?}");
     for file in files {
         let mut stores = Vec::new();
         for mut object in documents(&std::fs::read_to_string(&file).unwrap()) {

@@ -288,6 +288,48 @@ async fn an_aws_identity_is_federated() {
 }
 
 #[tokio::test]
+async fn the_operators_own_aws_identity_is_federated_for_cluster_stores() {
+    let case = Case::with_own_class("gcp-aws1").await;
+    let secret = format!("projects/{}/secrets/app", case.name);
+    gcp().put(&secret, b"CANARY-v");
+    let pools = "iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools";
+    let pool = format!("//{pools}/{}/providers/aws", case.name);
+    let aws = HashMap::from([("AKIAOWN".to_owned(), "CANARY-own-key".to_owned())]);
+    gcp().pool(&pool, Pool { aws, ..Pool::default() });
+    gcp().grant(&format!("principal://{pools}/{}/subject/AKIAOWN", case.name), &[&format!("projects/{}", case.name)]);
+    let config = json!({
+        "type": "external_account",
+        "audience": pool,
+        "subject_token_type": "urn:ietf:params:aws:token-type:aws4_request",
+        "token_url": "https://sts.googleapis.com/v1/token",
+        "credential_source": {
+            "environment_id": "aws1",
+            "region_url": "http://169.254.169.254/latest/meta-data/placement/availability-zone",
+            "url": "http://169.254.169.254/latest/meta-data/iam/security-credentials",
+            "regional_cred_verification_url": "https://sts.{region}.amazonaws.com?Action=GetCallerIdentity&Version=2011-06-15",
+        },
+    });
+    let map =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "google"}, "data": {"config": config.to_string()}});
+    case.apply(map).await.unwrap();
+    let spec =
+        |map: Value| json!({"gcpsm": {"projectID": case.name, "auth": {"workloadIdentityFederation": {"credConfig": map}}}});
+    let env = [("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "AKIAOWN"), ("AWS_SECRET_ACCESS_KEY", "CANARY-own-key")];
+    let operator = case.own_operator_with("own", &[], &env);
+    operator.wait_working();
+    let data = json!([entry("x", json!({"key": "app"}))]);
+    case.apply_store("sm", spec(json!({"name": "google", "key": "config"}))).await;
+    case.external_secret("tenant", json!({"secretStoreRef": {"name": "sm"}, "data": data})).await;
+    case.failed("tenant", "the operator's own is for ClusterSecretStores only").await;
+    let (name, map) = (format!("aws1-{}", case.name), json!({"name": "google", "key": "config", "namespace": case.name}));
+    case.apply_cluster_store(&name, spec(map), json!([])).await;
+    let store = json!({"name": name, "kind": "ClusterSecretStore"});
+    case.external_secret("app", json!({"secretStoreRef": store, "data": data})).await;
+    case.secret_is("app", &[("x", "CANARY-v")]).await;
+    case.delete_cluster_store(&name).await;
+}
+
+#[tokio::test]
 async fn a_configuration_for_federation_is_taken_without_what_would_be_the_operators() {
     let on = OnGcp::new("gcp-config").await;
     on.gcp.put(&on.secret("app"), b"CANARY-v");

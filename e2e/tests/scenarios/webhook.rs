@@ -1,6 +1,7 @@
 //! Webhook stores, and where stores may connect to at all.
 
 use lockstep_e2e::http_api::HttpApi;
+use lockstep_e2e::ntlm::NtlmApi;
 use serde_json::{Value, json};
 
 use crate::case::Case;
@@ -157,4 +158,63 @@ async fn a_cluster_store_is_read_as_each_namespace_that_its_templates_name() {
     let from: Vec<String> = api.asked().into_iter().map(|asked| asked.query["from"].clone()).collect();
     assert!(from.contains(&case.name) && from.contains(&other.name), "{from:?}");
     case.delete_cluster_store(&name).await;
+}
+
+async fn ntlm_api(case: &Case, scheme: &'static str) -> NtlmApi {
+    let (folder, name) = (case.harness.folder.path().to_owned(), format!("{}-{scheme}", case.name));
+    let start = move || NtlmApi::start(&folder, &name, scheme, "CANARY-password", "CANARY-value").unwrap();
+    tokio::task::spawn_blocking(start).await.unwrap()
+}
+
+async fn ntlm_user(case: &Case, user: &str, password: &str, labels: Value) {
+    let data = json!({"user": user, "password": password});
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ntlm", "labels": labels}, "stringData": data});
+    case.apply(secret).await.unwrap();
+}
+
+fn ntlm_spec(api: &NtlmApi) -> Value {
+    let part = |key: &str| json!({"name": "ntlm", "key": key});
+    let auth = json!({"ntlm": {"usernameSecret": part("user"), "passwordSecret": part("password")}});
+    let url = format!("{}/secrets/{{{{ .remoteRef.key }}}}", api.url);
+    json!({"webhook": {"url": url, "result": {"jsonPath": "$.data.value"}, "auth": auth}})
+}
+
+#[tokio::test]
+async fn a_webhook_logs_in_with_ntlm_once_a_connection() {
+    let case = Case::new("ntlm").await;
+    let api = ntlm_api(&case, "NTLM").await;
+    let ours = json!({"external-secrets.io/type": "webhook"});
+    ntlm_user(&case, "DOMAIN\\app", "CANARY-password", json!({})).await;
+    case.apply_store("hook", ntlm_spec(&api)).await;
+    let data = json!([{"secretKey": "v", "remoteRef": {"key": "a"}}, {"secretKey": "w", "remoteRef": {"key": "b"}}]);
+    case.external_secret("app", json!({"secretStoreRef": {"name": "hook"}, "data": data})).await;
+    case.failed("app", "does not carry the label external-secrets.io/type=webhook").await;
+    ntlm_user(&case, "DOMAIN\\app", "CANARY-password", ours.clone()).await;
+    case.secret_is("app", &[("v", "CANARY-value"), ("w", "CANARY-value")]).await;
+    assert_eq!(api.requests()[..4], ["anonymous", "challenged", r"logged in DOMAIN\app", r"served DOMAIN\app"]);
+
+    // A wrong password is named, and the value stays.
+    ntlm_user(&case, "DOMAIN\\app", "CANARY-wrong", ours.clone()).await;
+    case.force_sync("app").await;
+    case.failed("app", "refuses the NTLM login (code 401); check the user (DOMAIN\\name) and the password").await;
+    case.secret_is("app", &[("v", "CANARY-value"), ("w", "CANARY-value")]).await;
+    assert!(api.requests().iter().any(|line| line.starts_with("refused")), "{:?}", api.requests());
+    ntlm_user(&case, "DOMAIN\\app", "CANARY-password", ours).await;
+    case.synced("app").await;
+}
+
+#[tokio::test]
+async fn ntlm_goes_by_negotiate_too_and_a_password_never_by_basic() {
+    let case = Case::new("ntlm-offers").await;
+    ntlm_user(&case, "DOMAIN\\app", "CANARY-password", json!({"external-secrets.io/type": "webhook"})).await;
+    let (negotiate, basic) = (ntlm_api(&case, "Negotiate").await, ntlm_api(&case, "Basic").await);
+    for (name, api) in [("negotiate", &negotiate), ("basic", &basic)] {
+        case.apply_store(name, ntlm_spec(api)).await;
+        let data = json!([{"secretKey": "v", "remoteRef": {"key": "a"}}]);
+        case.external_secret(name, json!({"secretStoreRef": {"name": name}, "data": data})).await;
+    }
+    case.secret_is("negotiate", &[("v", "CANARY-value")]).await;
+    case.failed("basic", "refuses the request (code 401) and does not offer NTLM").await;
+    assert!(basic.requests().iter().all(|line| line == "anonymous"), "{:?}", basic.requests());
 }

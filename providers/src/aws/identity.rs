@@ -250,6 +250,11 @@ pub(super) fn own_failure(field: &str, error: &CredentialsError) -> Error {
         CredentialsError::ProviderTimedOut(_) => {
             Error::unreachable(format!("the operator's own AWS identity did not come in time ({why})"))
         }
+        // The SDK keeps the agent's words to itself.
+        _ if why.contains("HTTP credential provider") => Error::Denied(format!(
+            "the operator's own AWS identity is refused by what its AWS_CONTAINER_CREDENTIALS_* names ({why}); check that EKS Pod \
+             Identity associates the operator's service account with a role, and the agent's log"
+        )),
         _ => Error::Denied(format!("the operator's own AWS identity is refused ({why})")),
     }
 }

@@ -3,6 +3,7 @@
 //! What is not in the answer is not found only with code 404; the API knows no marks, so a push replaces what is there.
 
 mod json_path;
+mod ntlm;
 mod template;
 #[cfg(test)]
 mod wire_tests;
@@ -23,6 +24,7 @@ use crate::{
     Access, Capabilities, Deleted, Error, Fetched, Payload, Provider, Push, Pushed, Resolver, Result, SecretBytes, Target,
     Validity, Want,
 };
+use ntlm::Ntlm;
 use template::{Context, Use, render};
 
 const FIELD: &str = "spec.provider.webhook";
@@ -35,6 +37,7 @@ const LABEL: (&str, &str) = ("external-secrets.io/type", "webhook");
 pub(crate) struct Webhook {
     spec: WebhookProvider,
     http: Client,
+    ntlm: Option<Ntlm>,
     options: Options,
     method: Option<Method>,
     /// The Secrets that the templates can use.
@@ -52,7 +55,8 @@ pub(crate) async fn connect(spec: WebhookProvider, resolver: Arc<dyn Resolver>, 
             .map_err(|_| Error::invalid(format!("{FIELD}.method"), "is no HTTP method, such as GET or POST"))
     });
     let authorities = http::authorities(FIELD, spec.ca_bundle.as_deref(), spec.ca_provider.as_ref(), &*resolver).await?;
-    let http = http::client(FIELD, Tls { authorities, ..Tls::default() }, &options)?;
+    let tls = Tls { authorities, ..Tls::default() };
+    let http = http::client(FIELD, tls.clone(), &options)?;
     let mut secrets = Context::new();
     for (i, secret) in spec.secrets.iter().enumerate() {
         let field = format!("{FIELD}.secrets[{i}].secretRef");
@@ -66,10 +70,11 @@ pub(crate) async fn connect(spec: WebhookProvider, resolver: Arc<dyn Resolver>, 
             return Err(Error::invalid(format!("{FIELD}.secrets[{i}].name"), "is taken already"));
         }
     }
-    if spec.auth.is_some() {
-        return Err(Error::Unsupported(format!("{FIELD}.auth.ntlm is not served yet")));
-    }
-    Ok(Webhook { method: method.transpose()?, spec, http, options, secrets })
+    let ntlm = match spec.auth.as_ref().and_then(|auth| auth.ntlm.as_ref()) {
+        Some(ntlm) => Some(Ntlm::new(ntlm, tls, &options, &*resolver).await?),
+        None => None,
+    };
+    Ok(Webhook { method: method.transpose()?, spec, http, ntlm, options, secrets })
 }
 
 impl Webhook {
@@ -112,11 +117,20 @@ impl Webhook {
         let url = self.url(context)?;
         let server = url.origin().ascii_serialization();
         let secrets: Vec<&str> = context.values().flat_map(BTreeMap::values).map(|value| value.as_str()).collect();
-        let mut request = self.http.request(method, url).headers(self.headers(context)?);
-        if let Some(body) = &body {
-            request = request.body(body.as_bytes().to_vec());
-        }
-        let response = request.send().await.map_err(|error| http::no_answer(&server, error, &secrets))?;
+        let lost = |error| http::no_answer(&server, error, &secrets);
+        let headers = self.headers(context)?;
+        let request = || {
+            let request = self.http.request(method.clone(), url.clone()).headers(headers.clone());
+            let request = match &body {
+                Some(body) => request.body(body.as_bytes().to_vec()),
+                None => request,
+            };
+            request.build().map_err(lost)
+        };
+        let (response, _connection) = match &self.ntlm {
+            Some(ntlm) => ntlm.send(request, &server, &secrets).await.map(|(response, guard)| (response, Some(guard)))?,
+            None => (self.http.execute(request()?).await.map_err(lost)?, None),
+        };
         let status = response.status();
         let wait = http::retry_after(response.headers());
         let body = http::body(response, &server, &secrets).await?;
