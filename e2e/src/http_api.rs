@@ -29,6 +29,8 @@ pub struct Asked {
 #[derive(Default)]
 struct Shared {
     token: String,
+    /// Tokens that may read below a prefix, which no other may.
+    shut: Mutex<BTreeMap<String, String>>,
     values: Mutex<BTreeMap<String, Value>>,
     asked: Mutex<Vec<Asked>>,
 }
@@ -55,6 +57,11 @@ impl HttpApi {
             let _ended = axum::serve(listener, app).await;
         });
         Self { url, faults, shared, task }
+    }
+
+    /// Gives what lies below a prefix to a token of its own.
+    pub fn shut(&self, prefix: &str, token: &str) {
+        lock(&self.shared.shut).insert(prefix.to_owned(), token.to_owned());
     }
 
     /// Puts a value.
@@ -95,7 +102,8 @@ async fn serve(
     let asked = Asked { method: method.to_string(), key: key.clone(), query, body: body.clone() };
     lock(&shared.asked).push(asked);
     let given = headers.get("authorization").and_then(|h| h.to_str().ok()).unwrap_or_default();
-    if given != format!("Bearer {}", shared.token) {
+    let shut = lock(&shared.shut).iter().find(|(prefix, _)| key.starts_with(*prefix)).map(|(_, token)| token.clone());
+    if given != format!("Bearer {}", shut.as_ref().unwrap_or(&shared.token)) {
         return StatusCode::FORBIDDEN.into_response();
     }
     let mut values = lock(&shared.values);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockstep_e2e::aws::{Key, REGION};
+use lockstep_e2e::aws::{Key, REGION, Role};
 use lockstep_e2e::harness;
 use lockstep_providers::Provider;
 use lockstep_providers::conformance::{self, Failure, Fixture, Search};
@@ -17,7 +17,9 @@ use crate::case::Case;
 struct OnAws {
     case: Case,
     service: &'static str,
+    /// Access keys that may do nothing but be the role.
     key: String,
+    role: String,
 }
 
 impl OnAws {
@@ -29,7 +31,7 @@ impl OnAws {
         let key = |key: &str| json!({"name": "any", "key": key});
         let auth = json!({"secretRef": {"accessKeyIDSecretRef": key("id"), "secretAccessKeySecretRef": key("secret")}});
         let deletion = json!({"forceDeleteWithoutRecovery": true});
-        json!({"aws": {"service": self.service, "region": REGION, "auth": auth, "secretsManager": deletion}})
+        json!({"aws": {"service": self.service, "region": REGION, "auth": auth, "role": self.role, "secretsManager": deletion}})
     }
 
     fn name(&self, name: &str) -> String {
@@ -123,14 +125,20 @@ impl Fixture for OnAws {
     async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
         Some(provider_within(&self.spec(), &self.key, timeout).await)
     }
+    async fn expire(&self) -> bool {
+        harness::aws().expire_sessions(&self.role);
+        true
+    }
     async fn neighbour(&self) -> Option<(Arc<dyn Provider>, String)> {
         let (key, theirs) = (format!("{}N", self.key), format!("{}-theirs", self.name("").trim_end_matches('/')));
         harness::aws().key(&key, Key { secret: key.clone(), names: vec![theirs.clone()], ..Key::default() });
+        let mut spec = self.spec();
+        spec["aws"]["role"] = Value::Null;
         match self.is_secrets() {
             true => harness::aws().put_secret(&theirs, "CANARY-conformance").await,
             false => harness::aws().put_parameter(&theirs, "CANARY-conformance").await,
         }
-        Some((provider(&self.spec(), &key).await, theirs))
+        Some((provider(&spec, &key).await, theirs))
     }
     fn new_key(&self, name: &str) -> Option<String> {
         Some(self.name(&format!("new/{name}")))
@@ -143,7 +151,8 @@ async fn aws_passes_the_conformance_suite_with_both_of_its_services() {
         let case = Case::new("on-conformance").await;
         let key = format!("AKIA{}", case.name.to_uppercase().replace('-', ""));
         let names = vec![format!("{}/", case.name), format!("/{}/", case.name)];
-        harness::aws().key(&key, Key { secret: key.clone(), names, ..Key::default() });
-        conformance::run(&OnAws { case, service, key }).await;
+        harness::aws().key(&key, Key { secret: key.clone(), ..Key::default() });
+        let role = harness::aws().role(&case.name, Role { trusts: vec![key.clone()], names, ..Role::default() });
+        conformance::run(&OnAws { case, service, key, role }).await;
     }
 }

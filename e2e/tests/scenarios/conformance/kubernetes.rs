@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{fault, provider, provider_within};
 use crate::case::Case;
-use crate::providers::{account, ca_bundle};
+use crate::providers::ca_bundle;
 
 struct OnKubernetes {
     case: Case,
@@ -38,7 +38,7 @@ impl Fixture for OnKubernetes {
         self.case.secrets().delete(key, &DeleteParams::default()).await.is_ok()
     }
     async fn denied_key(&self) -> Option<String> {
-        None
+        Some("theirs".into())
     }
     async fn stranger(&self) -> Option<Arc<dyn Provider>> {
         Some(provider(&self.spec, "not.a.token").await)
@@ -70,15 +70,53 @@ impl Fixture for OnKubernetes {
     async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
         Some(provider_within(&self.spec, &self.token, timeout).await)
     }
+    async fn neighbour(&self) -> Option<(Arc<dyn Provider>, String)> {
+        self.case.apply_secret("theirs", &[("user", "CANARY-conformance")]).await;
+        let names = ["theirs"].map(str::to_owned);
+        account(&self.case, "neighbour", &[(&["get"], Some(&names))]).await;
+        let token = harness::service_account_token(&self.case.client, &self.case.name, "neighbour").await;
+        Some((provider(&self.spec, &token).await, "theirs".into()))
+    }
     fn new_key(&self, name: &str) -> Option<String> {
         Some(name.to_owned())
     }
 }
 
+/// A service account with these verbs on the case's Secrets: on all, or on those of these names.
+async fn account(case: &Case, name: &str, rules: &[(&[&str], Option<&[String]>)]) {
+    let rule = |(verbs, names): &(&[&str], Option<&[String]>)| json!({"apiGroups": [""], "resources": ["secrets"], "verbs": verbs, "resourceNames": names});
+    let rules: Vec<Value> = rules.iter().map(rule).collect();
+    let of = |kind: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": name}});
+    let (mut role, mut binding) = (of("Role"), of("RoleBinding"));
+    role["rules"] = json!(rules);
+    binding["roleRef"] = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name});
+    binding["subjects"] = json!([{"kind": "ServiceAccount", "name": name, "namespace": case.name}]);
+    case.apply(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})).await.unwrap();
+    case.apply(role).await.unwrap();
+    case.apply(binding).await.unwrap();
+}
+
 #[tokio::test]
 async fn kubernetes_passes_the_conformance_suite() {
     let case = Case::new("conformance-k8s").await;
-    account(&case, &case.name, &["get", "list", "create", "update", "delete"]).await;
+    // All that the suite makes, and not what is its neighbour's.
+    let many = (0..250).map(|i| format!("many-{i}")).chain((0..300).map(|i| format!("found-{i:03}")));
+    let bytes = ["binary", "empty", "text", "large"].map(|name| format!("bytes-{name}"));
+    let single = [
+        "one",
+        "gone",
+        "odd",
+        "described",
+        "failing",
+        "tagged-both",
+        "tagged-one",
+        "tagged-swapped",
+        "foreign",
+        "pushed",
+        "by-property",
+    ];
+    let names: Vec<String> = many.chain(bytes).chain(single.map(str::to_owned)).collect();
+    account(&case, "reader", &[(&["list", "create"], None), (&["get", "update", "delete"], Some(&names))]).await;
     let token = harness::service_account_token(&case.client, &case.name, "reader").await;
     let (faults, cluster) = (Faults::default(), &case.harness.control_plane);
     let url = faults.proxy(&cluster.url, Some(cluster.ca.as_bytes())).unwrap();

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 mod aws;
 mod azure;
+mod fake;
 mod gcp;
 mod kubernetes;
 mod vault;

@@ -19,15 +19,21 @@ struct OnVault {
     spec: Value,
     v2: bool,
     mount: String,
-    token: String,
     /// Before its Vault.
     faults: Faults,
+}
+
+const PASSWORD: &str = "CANARY-conformance-password";
+
+async fn user(case: &Case, name: &str, policy: &str) {
+    let user = json!({"password": PASSWORD, "token_policies": ["default", policy]});
+    case.harness.vault.write(&format!("auth/{}/users/{name}", case.name), user).await;
 }
 
 #[async_trait]
 impl Fixture for OnVault {
     async fn provider(&self) -> Arc<dyn Provider> {
-        provider(&self.spec, &self.token).await
+        provider(&self.spec, PASSWORD).await
     }
     async fn put(&self, name: &str, fields: &BTreeMap<String, String>) -> String {
         let (path, body) = if self.v2 {
@@ -49,7 +55,7 @@ impl Fixture for OnVault {
         Some("shut/any".into())
     }
     async fn stranger(&self) -> Option<Arc<dyn Provider>> {
-        Some(provider(&self.spec, "hvs.not-a-token").await)
+        Some(provider(&self.spec, "not-the-password").await)
     }
     fn search(&self) -> Option<Search> {
         Some(Search { path: Some("open".into()), tags: self.v2 })
@@ -74,7 +80,14 @@ impl Fixture for OnVault {
         true
     }
     async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
-        Some(provider_within(&self.spec, &self.token, timeout).await)
+        Some(provider_within(&self.spec, PASSWORD, timeout).await)
+    }
+    async fn expire(&self) -> bool {
+        let tokens = format!("sys/leases/revoke-force/auth/{}/login/app", self.case.name);
+        self.case.harness.vault.write(&tokens, json!({})).await;
+        // For five seconds after a login a denial is taken as one of the policy.
+        tokio::time::sleep(Duration::from_millis(5100)).await;
+        true
     }
     async fn neighbour(&self) -> Option<(Arc<dyn Provider>, String)> {
         let vault = &self.case.harness.vault;
@@ -83,8 +96,10 @@ impl Fixture for OnVault {
         vault.write(&path, body).await;
         let policy = format!("{}-neighbour", self.case.name);
         vault.policy_of(&policy, &["read"], &[&path]).await;
-        let token = vault.token(&["default", &policy], "1h").await;
-        Some((provider(&self.spec, &token).await, "shut/theirs".into()))
+        user(&self.case, "neighbour", &policy).await;
+        let mut spec = self.spec.clone();
+        spec["vault"]["auth"]["userPass"]["username"] = json!("neighbour");
+        Some((provider(&spec, PASSWORD).await, "shut/theirs".into()))
     }
     fn new_key(&self, name: &str) -> Option<String> {
         Some(format!("open/new/{name}"))
@@ -103,10 +118,11 @@ async fn vault_passes_the_conformance_suite_with_both_versions_of_kv() {
         let paths = if v2 { vec![open("/data"), open("/metadata")] } else { vec![open("")] };
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         vault.policy_of(&case.name, &["create", "read", "update", "delete", "list"], &paths).await;
-        let token = vault.token(&["default", &case.name], "1h").await;
+        vault.auth(&case.name, "userpass").await;
+        user(&case, "app", &case.name).await;
         let faults = Faults::default();
-        let auth = json!({"tokenSecretRef": {"name": "any", "key": "any"}});
+        let auth = json!({"userPass": {"path": case.name, "username": "app", "secretRef": {"name": "any", "key": "any"}}});
         let spec = json!({"vault": {"server": faults.proxy(&vault.url, None).unwrap(), "path": mount, "version": format!("v{version}"), "auth": auth}});
-        conformance::run(&OnVault { case, spec, v2, mount, token, faults }).await;
+        conformance::run(&OnVault { case, spec, v2, mount, faults }).await;
     }
 }

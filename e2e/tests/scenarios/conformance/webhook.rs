@@ -42,7 +42,7 @@ impl Fixture for OnHttp {
         self.api.remove(key)
     }
     async fn denied_key(&self) -> Option<String> {
-        None
+        Some("shut/any".into())
     }
     async fn stranger(&self) -> Option<Arc<dyn Provider>> {
         Some(provider(&self.spec(), "not-the-token").await)
@@ -72,6 +72,10 @@ impl Fixture for OnHttp {
     async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
         Some(provider_within(&self.spec(), "CANARY-token", timeout).await)
     }
+    async fn neighbour(&self) -> Option<(Arc<dyn Provider>, String)> {
+        self.api.put("shut/theirs", json!({"user": "CANARY-conformance"}));
+        Some((provider(&self.spec(), "CANARY-other-token").await, "shut/theirs".into()))
+    }
     // The URL that writes is another one than the URL that reads.
     fn new_key(&self, _: &str) -> Option<String> {
         None
@@ -81,5 +85,7 @@ impl Fixture for OnHttp {
 #[tokio::test]
 async fn the_webhook_provider_passes_the_conformance_suite_of_what_it_can() {
     let _case = Case::new("conformance-http").await;
-    conformance::run(&OnHttp { api: HttpApi::start("CANARY-token").await }).await;
+    let api = HttpApi::start("CANARY-token").await;
+    api.shut("shut/", "CANARY-other-token");
+    conformance::run(&OnHttp { api }).await;
 }
