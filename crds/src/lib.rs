@@ -1,7 +1,7 @@
 //! The `external-secrets.io` API types that Lockstep serves: what a manifest may say, and nothing about what happens then.
 //!
 //! One file a kind, provider specs under [`store`], condition types, reasons and events in [`conditions`]. The crate knows no
-//! client and no SDK. [`all_crds`] is what `lockstep crds` prints and `config/crd/` holds.
+//! client and no SDK. [`all_crds`] is what `config/crd/` holds and `lockstep crds` prints.
 
 pub mod conditions;
 pub mod duration;
