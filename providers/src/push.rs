@@ -11,6 +11,29 @@ use crate::{Error, Payload, Result, SecretBytes};
 /// overwrite or delete.
 pub const MANAGED_BY: (&str, &str) = ("managed-by", "external-secrets");
 
+/// Writes of a connection to one remote secret come one after another: each reads what it changes, and clouds have no write
+/// that fails when somebody else was faster.
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
+#[derive(Default)]
+pub(crate) struct Writing(std::sync::Mutex<BTreeMap<String, std::sync::Weak<tokio::sync::Mutex<()>>>>);
+
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
+impl Writing {
+    /// Waits until nobody else writes there.
+    pub(crate) async fn alone(&self, key: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut all = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            all.retain(|_, lock| lock.strong_count() > 0);
+            all.get(key).and_then(std::sync::Weak::upgrade).unwrap_or_else(|| {
+                let lock = std::sync::Arc::default();
+                all.insert(key.to_owned(), std::sync::Arc::downgrade(&lock));
+                lock
+            })
+        };
+        lock.lock_owned().await
+    }
+}
+
 /// A remote secret that is pushed to or deleted, or one property of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Target {
@@ -266,6 +289,21 @@ mod tests {
         assert!(matches!(Current::new(Some(&text)).without("a"), Without::Absent));
         let two = SecretBytes::from(r#"{"a":1,"b":2}"#);
         assert!(matches!(Current::new(Some(&two)).without("a"), Without::Rest(rest) if rest == SecretBytes::from(r#"{"b":2}"#)));
+    }
+
+    #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
+    #[tokio::test]
+    async fn writes_to_one_remote_secret_come_one_after_another() {
+        use futures::FutureExt;
+        let writing = Writing::default();
+        let first = writing.alone("a").await;
+        assert!(writing.alone("a").now_or_never().is_none(), "the second waits");
+        let other = writing.alone("b").now_or_never().expect("another secret waits for nobody");
+        drop(first);
+        assert!(writing.alone("a").now_or_never().is_some());
+        drop(other);
+        drop(writing.alone("c").await);
+        assert_eq!(writing.0.lock().unwrap().len(), 1, "and what nobody writes is forgotten");
     }
 
     #[test]

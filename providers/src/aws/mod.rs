@@ -147,12 +147,10 @@ impl Caller {
     async fn call<T, F: Future<Output = Result<T>>>(&self, call: impl Fn() -> F) -> Result<T> {
         let used: Credentials = self.identity.credentials().await?;
         match call().await {
-            Err(Error::Denied(why)) if why.contains("have expired") || why.contains("is wrong, or the key is disabled") => {
-                match self.identity.renewed(&used).await? {
-                    Some(_) => call().await,
-                    None => Err(Error::Denied(why)),
-                }
-            }
+            Err(error) if wire::credentials_ended(&error) => match self.identity.renewed(&used).await? {
+                Some(_) => call().await,
+                None => Err(error),
+            },
             other => other,
         }
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::wire::failure;
 use super::{CONCURRENCY, Caller, tags_json};
-use crate::push::{Current, Without, not_ours, settings};
+use crate::push::{Current, Without, Writing, not_ours, settings};
 use crate::{Deleted, Error, Fetched, Find, Found, MANAGED_BY, Payload, Push, Pushed, Result, SecretBytes, Target, Want};
 
 /// Names in one GetParameters (API reference: Names, at most 10).
@@ -29,13 +29,14 @@ pub(super) struct ParameterStore {
     prefix: String,
     /// Whether the identity may not read in batches.
     singly: AtomicBool,
+    writing: Writing,
 }
 
 type Read = Result<Arc<Parameter>>;
 
 impl ParameterStore {
     pub(super) fn new(client: Client, caller: Caller, prefix: String) -> Self {
-        Self { client, caller, prefix, singly: AtomicBool::new(false) }
+        Self { client, caller, prefix, singly: AtomicBool::new(false), writing: Writing::default() }
     }
 
     fn name(&self, key: &str) -> String {
@@ -233,6 +234,7 @@ impl ParameterStore {
     pub(super) async fn push(&self, push: &Push) -> Result<Pushed> {
         let given: Settings = settings(push.target.metadata.as_ref())?;
         let name = self.name(&push.target.key);
+        let _alone = self.writing.alone(&name).await;
         let current = self.current(&name).await?;
         let text = current.as_ref().map(|parameter| SecretBytes::from(parameter.value().unwrap_or_default()));
         let now = Current::new(text.as_ref());
@@ -271,6 +273,7 @@ impl ParameterStore {
 
     pub(super) async fn delete(&self, target: &Target) -> Result<Deleted> {
         let name = self.name(&target.key);
+        let _alone = self.writing.alone(&name).await;
         let Some(current) = self.current(&name).await? else { return Ok(Deleted::Absent) };
         if !is_ours(&self.tags(&name).await?) {
             return Ok(Deleted::NotOurs);

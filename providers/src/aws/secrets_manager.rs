@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::wire::{coded, failure};
 use super::{CONCURRENCY, Caller, tags_json};
-use crate::push::{Current, Without, not_ours, settings};
+use crate::push::{Current, Without, Writing, not_ours, settings};
 use crate::{Deleted, Error, Fetched, Find, Found, MANAGED_BY, Payload, Push, Pushed, Result, SecretBytes, Target, Want};
 
 /// Secrets in one BatchGetSecretValue (API reference: SecretIdList, at most 20).
@@ -33,6 +33,7 @@ pub(super) struct SecretsManager {
     deletion: AwsSecretsManager,
     /// Whether the identity may not read in batches.
     singly: AtomicBool,
+    writing: Writing,
 }
 
 /// What is read of a secret.
@@ -67,7 +68,7 @@ impl Version {
 
 impl SecretsManager {
     pub(super) fn new(client: Client, caller: Caller, prefix: String, deletion: AwsSecretsManager) -> Self {
-        Self { client, caller, prefix, deletion, singly: AtomicBool::new(false) }
+        Self { client, caller, prefix, deletion, singly: AtomicBool::new(false), writing: Writing::default() }
     }
 
     fn id(&self, key: &str) -> String {
@@ -234,6 +235,7 @@ impl SecretsManager {
     pub(super) async fn push(&self, push: &Push) -> Result<Pushed> {
         let given: Settings = settings(push.target.metadata.as_ref())?;
         let id = self.id(&push.target.key);
+        let _alone = self.writing.alone(&id).await;
         let described = match self.described(&id).await {
             Ok(described) => Some(described),
             Err(Error::NotFound(_)) => None,
@@ -324,6 +326,7 @@ impl SecretsManager {
 
     pub(super) async fn delete(&self, target: &Target) -> Result<Deleted> {
         let id = self.id(&target.key);
+        let _alone = self.writing.alone(&id).await;
         let described = match self.described(&id).await {
             Ok(described) if described.deleted_date().is_none() => described,
             Ok(_) | Err(Error::NotFound(_)) => return Ok(Deleted::Absent),

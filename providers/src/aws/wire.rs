@@ -154,6 +154,16 @@ pub(super) fn failure<E: ProvideErrorMetadata + std::error::Error + Send + Sync 
     coded(what, region, code, service.message().unwrap_or_default(), response.status().as_u16(), after)
 }
 
+/// The last words of a refusal of credentials that were good once, or never.
+const EXPIRED: &str = "the credentials have expired";
+const UNKNOWN: &str = "the access key or its secret is wrong, or the key is disabled";
+
+/// Whether a call failed for its credentials, of which others may be good.
+pub(super) fn credentials_ended(error: &Error) -> bool {
+    // At the end are words of ours only, whatever AWS said before.
+    matches!(error, Error::Denied(why) if why.ends_with(EXPIRED) || why.ends_with(UNKNOWN))
+}
+
 /// What a code of AWS means. All errors of callers come with status 400, so the status says little.
 pub(super) fn coded(what: &str, region: &str, code: &str, message: &str, status: u16, after: Option<Duration>) -> Error {
     let words = foreign_text(message, &[]);
@@ -174,14 +184,14 @@ pub(super) fn coded(what: &str, region: &str, code: &str, message: &str, status:
             denied("the identity's policy must allow it")
         }
         "DecryptionFailure" | "InvalidKeyId" => denied("the identity must be allowed kms:Decrypt with the key"),
-        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => denied("the credentials have expired"),
+        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => denied(EXPIRED),
         "UnrecognizedClientException"
         | "InvalidClientTokenId"
         | "InvalidSignatureException"
         | "SignatureDoesNotMatch"
         | "IncompleteSignature"
         | "MissingAuthenticationTokenException"
-        | "AuthFailure" => denied("the access key or its secret is wrong, or the key is disabled"),
+        | "AuthFailure" => denied(UNKNOWN),
         "InvalidIdentityToken" | "IDPRejectedClaim" => {
             denied("IAM needs an OIDC provider for this cluster's issuer, with the audience of the token")
         }
@@ -261,6 +271,14 @@ mod tests {
         let options = Options { endpoints: std::sync::Arc::new(crate::registry::Endpoints(endpoints)), ..Options::default() };
         let (host, port, _) = place("ssm", "eu-central-1", &options);
         assert_eq!((host.as_str(), port), ("127.0.0.1", 4566));
+    }
+
+    #[test]
+    fn only_aws_codes_say_that_credentials_have_ended_and_not_its_words() {
+        let of = |code: &str, message: &str| credentials_ended(&coded("GetSecretValue of app", "r", code, message, 400, None));
+        assert!(of("ExpiredTokenException", "") && of("InvalidClientTokenId", "No such key") && of("AuthFailure", ""));
+        assert!(!of("AccessDeniedException", "somebody says: the credentials have expired"));
+        assert!(!of("ThrottlingException", "") && !of("ResourceNotFoundException", ""));
     }
 
     #[test]

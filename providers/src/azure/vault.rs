@@ -18,14 +18,13 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures::TryStreamExt;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
 
 use super::cloud::Cloud;
 use super::identity::Identity;
 use super::wire::{Carrier, DELETED, Peer, meaning};
 use super::{FIELD, certificates, keys};
 use crate::http::{self, Tls};
-use crate::push::{Current, Without, not_ours, settings};
+use crate::push::{Current, Without, Writing, not_ours, settings};
 use crate::registry::Options;
 use crate::{Deleted, Error, Fetched, Find, Found, MANAGED_BY, Payload, Push, Pushed, Result, SecretBytes, Target, Want};
 
@@ -45,7 +44,7 @@ pub(super) struct Vault {
     port: u16,
     options: Options,
     /// Held by a write: each reads what it changes.
-    writing: Mutex<()>,
+    writing: Writing,
 }
 
 /// What a key means.
@@ -149,7 +148,7 @@ impl Vault {
             host: cloud.vault.host_str().unwrap_or_default().to_owned(),
             port: cloud.vault.port_or_known_default().unwrap_or(443),
             options: options.clone(),
-            writing: Mutex::default(),
+            writing: Writing::default(),
         })
     }
 
@@ -258,7 +257,8 @@ impl Vault {
     pub(super) async fn push(&self, push: &Push) -> Result<Pushed> {
         let given = Settings::read(&push.target)?;
         let (kind, name) = object("remoteRef.remoteKey", &push.target.key)?;
-        let _alone = self.writing.lock().await;
+        // A certificate is a secret and a key of its name too.
+        let _alone = self.writing.alone(name).await;
         match kind {
             Kind::Secret => self.push_secret(name, push, &given).await,
             Kind::Certificate => self.push_certificate(name, push, &given).await,
@@ -414,7 +414,7 @@ impl Vault {
         if kind != Kind::Secret && target.property.is_some() {
             return Err(no_property());
         }
-        let _alone = self.writing.lock().await;
+        let _alone = self.writing.alone(name).await;
         let tags = match kind {
             Kind::Secret => {
                 let found = there(self.secret(name, None).await)?;

@@ -12,10 +12,9 @@ use google_cloud_secretmanager_v1::model::{CustomerManagedEncryption, Replicatio
 use google_cloud_wkt::FieldMask;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::Mutex;
 
 use super::wire::{Failure, Wire};
-use crate::push::{Current, Without, not_ours, settings};
+use crate::push::{Current, Without, Writing, not_ours, settings};
 use crate::{Deleted, Error, Fetched, Find, Found, MANAGED_BY, Payload, Push, Pushed, Result, SecretBytes, Target, Want};
 
 /// Castagnoli's polynomial (<https://cloud.google.com/secret-manager/docs/data-integrity>).
@@ -35,8 +34,7 @@ pub(super) struct Secrets {
     location: Option<String>,
     /// Whether a key without a version reads the latest that is enabled when the latest is not.
     fetch: bool,
-    /// Held by a write: each reads what it changes.
-    writing: Mutex<()>,
+    writing: Writing,
 }
 
 /// `metadata` of a PushSecret's entry.
@@ -73,7 +71,7 @@ impl Secrets {
             parent,
             location,
             fetch,
-            writing: Mutex::default(),
+            writing: Writing::default(),
         }
     }
 
@@ -185,7 +183,7 @@ impl Secrets {
 
     pub(super) async fn push(&self, push: &Push) -> Result<Pushed> {
         let given: Settings = settings(push.target.metadata.as_ref())?;
-        let _alone = self.writing.lock().await;
+        let _alone = self.writing.alone(&push.target.key).await;
         let name = self.name("remoteRef.remoteKey", &push.target.key)?;
         let secret = match self.secret(&name).await {
             Ok(secret) => Some(secret),
@@ -230,6 +228,12 @@ impl Secrets {
             Err(Failure { error: Error::NotFound(_), .. }) => Ok(None),
             // What is only switched off may come back: nobody would thank us for a part of it as the latest version.
             Err(failure) if failure.off == Some("DESTROYED") || (failure.off.is_some() && whole) => Ok(None),
+            Err(failure) if failure.off.is_some() => Err(Error::invalid(
+                "remoteRef.property",
+                format!(
+                    "the latest version of {name} is disabled, and one property can't be changed without the rest; enable it, or destroy it"
+                ),
+            )),
             Err(failure) => Err(failure.error),
         }
     }
@@ -285,7 +289,7 @@ impl Secrets {
     }
 
     pub(super) async fn delete(&self, target: &Target) -> Result<Deleted> {
-        let _alone = self.writing.lock().await;
+        let _alone = self.writing.alone(&target.key).await;
         let name = self.name("remoteRef.remoteKey", &target.key)?;
         let secret = match self.secret(&name).await {
             Ok(secret) => secret,
