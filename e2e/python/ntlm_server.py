@@ -24,6 +24,10 @@ class Connection(BaseHTTPRequestHandler):
     login = None
 
     def do_GET(self):
+        # As http.sys does, before it looks at anything else.
+        if self.command in ("POST", "PUT") and "Content-Length" not in self.headers:
+            say("without a length")
+            return self.answer(411, {})
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         if self.login is not None and self.login.complete:

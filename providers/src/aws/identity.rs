@@ -250,8 +250,12 @@ pub(super) fn own_failure(field: &str, error: &CredentialsError) -> Error {
         CredentialsError::ProviderTimedOut(_) => {
             Error::unreachable(format!("the operator's own AWS identity did not come in time ({why})"))
         }
-        // The SDK keeps the agent's words to itself.
-        _ if why.contains("HTTP credential provider") => Error::Denied(format!(
+        // The SDK keeps the agent's words to itself, and says its code only.
+        _ if why.contains("StatusCode(5") || why.contains("StatusCode(429") => {
+            Error::unavailable(format!("the operator's own AWS identity could not be got ({why})"))
+        }
+        CredentialsError::Unhandled(_) => Error::unreachable(format!("the operator's own AWS identity could not be got ({why})")),
+        _ if why.contains("Non-success status from HTTP credential provider") => Error::Denied(format!(
             "the operator's own AWS identity is refused by what its AWS_CONTAINER_CREDENTIALS_* names ({why}); check that EKS Pod \
              Identity associates the operator's service account with a role, and the agent's log"
         )),

@@ -257,8 +257,8 @@ impl Vault {
     pub(super) async fn push(&self, push: &Push) -> Result<Pushed> {
         let given = Settings::read(&push.target)?;
         let (kind, name) = object("remoteRef.remoteKey", &push.target.key)?;
-        // A certificate is a secret and a key of its name too.
-        let _alone = self.writing.alone(name).await;
+        // A certificate is a secret and a key of its name too, and names have no case.
+        let _alone = self.writing.alone(&name.to_ascii_lowercase()).await;
         match kind {
             Kind::Secret => self.push_secret(name, push, &given).await,
             Kind::Certificate => self.push_certificate(name, push, &given).await,
@@ -414,7 +414,7 @@ impl Vault {
         if kind != Kind::Secret && target.property.is_some() {
             return Err(no_property());
         }
-        let _alone = self.writing.alone(name).await;
+        let _alone = self.writing.alone(&name.to_ascii_lowercase()).await;
         let tags = match kind {
             Kind::Secret => {
                 let found = there(self.secret(name, None).await)?;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lockstep_crds::duration::parse_go;
-use lockstep_crds::store::webhook::WebhookProvider;
+use lockstep_crds::store::webhook::{WebhookAuth, WebhookProvider};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, Url};
 use zeroize::Zeroizing;
@@ -70,8 +70,9 @@ pub(crate) async fn connect(spec: WebhookProvider, resolver: Arc<dyn Resolver>, 
             return Err(Error::invalid(format!("{FIELD}.secrets[{i}].name"), "is taken already"));
         }
     }
-    let ntlm = match spec.auth.as_ref().and_then(|auth| auth.ntlm.as_ref()) {
-        Some(ntlm) => Some(Ntlm::new(ntlm, tls, &options, &*resolver).await?),
+    let ntlm = match &spec.auth {
+        Some(WebhookAuth { ntlm: Some(ntlm) }) => Some(Ntlm::new(ntlm, tls, &options, &*resolver).await?),
+        Some(_) => return Err(Error::invalid(format!("{FIELD}.auth"), "names no kind that is served; there is ntlm")),
         None => None,
     };
     Ok(Webhook { method: method.transpose()?, spec, http, ntlm, options, secrets })
@@ -145,7 +146,10 @@ impl Webhook {
             429 => Err(Error::Throttled { retry_after: wait, message: format!("{server} (code 429)") }),
             300..=399 => Err(Error::invalid(
                 format!("{FIELD}.url"),
-                format!("{server} redirects to another host (code {code}), which is not followed; name that host"),
+                format!(
+                    "{server} redirects (code {code}) to where nobody follows: another host, or with NTLM anywhere; name \
+                     that place"
+                ),
             )),
             400 | 405 | 406 | 410..=422 => Err(Error::invalid(
                 FIELD,

@@ -1,32 +1,10 @@
-//! NTLM over HTTP, version 2 of its responses, as Microsoft's [MS-NLMP] and [MS-NTHT] describe it: proof of a password without
-//! the password, for one TCP connection. Nothing is signed or sealed afterwards, and there are no channel bindings.
-//!
-//! [MS-NLMP]: https://learn.microsoft.com/openspecs/windows_protocols/ms-nlmp
-//! [MS-NTHT]: https://learn.microsoft.com/openspecs/windows_protocols/ms-ntht
+//! The messages of NTLM, version 2, and what proves the password.
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
-use std::time::Duration;
-
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
-use lockstep_crds::meta::SecretKeySelector;
-use lockstep_crds::store::webhook::WebhookNtlm;
 use md4::{Digest, Md4};
 use md5::Md5;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{Client, Request, Response, StatusCode};
-use tokio::sync::{Mutex, MutexGuard};
 use zeroize::Zeroizing;
-
-use super::{FIELD, LABEL};
-use crate::http::{self, Tls};
-use crate::registry::Options;
-use crate::{Error, Resolver, Result};
 
 /// "NTLMSSP" with its end.
 const SIGNATURE: &[u8; 8] = b"NTLMSSP\0";
@@ -40,8 +18,6 @@ const HAS_FLAGS: u16 = 6;
 const HAS_TIME: u16 = 7;
 /// In MsvAvFlags: the last message carries a code over all three.
 const HAS_CODE: u32 = 2;
-/// How long a connection that answered may take to be free again.
-const GRACE: Duration = Duration::from_secs(1);
 /// Hundreds of nanoseconds from 1601 to 1970.
 const EPOCH: i128 = 116_444_736_000_000_000;
 
@@ -56,20 +32,24 @@ fn hmac_md5(key: &[u8; 16], parts: &[&[u8]]) -> Key {
 }
 
 fn utf16(text: &str) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(text.encode_utf16().flat_map(u16::to_le_bytes).collect())
+    // Room for all of it: what a growing buffer leaves behind is not wiped.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * text.len()));
+    bytes.extend(text.encode_utf16().flat_map(u16::to_le_bytes));
+    bytes
 }
 
-/// Windows changes the case of one character at a time.
+/// Windows changes the case of one character at a time, and only where there is a way back (not ı, ſ or µ).
 fn upper(text: &str) -> String {
     let one = |c: char| {
         let mut upper = c.to_uppercase();
-        upper.next().filter(|_| upper.next().is_none()).unwrap_or(c)
+        let only = upper.next().filter(|_| upper.next().is_none());
+        only.filter(|u| u.to_lowercase().eq([c])).unwrap_or(c)
     };
     text.chars().map(one).collect()
 }
 
 /// Who logs in: what the password proves itself with, and not the password.
-struct User {
+pub(super) struct User {
     name: String,
     /// None: the one that the server names.
     domain: Option<String>,
@@ -78,7 +58,7 @@ struct User {
 
 impl User {
     /// `DOMAIN\name`, `name@domain` (which has no other domain), or a name alone.
-    fn new(name: &str, password: &str) -> Self {
+    pub(super) fn new(name: &str, password: &str) -> Self {
         let (domain, name) = match name.split_once('\\') {
             Some((domain, name)) => (Some(domain), name),
             None => (name.contains('@').then_some(""), name),
@@ -157,7 +137,7 @@ impl<'a> Challenge<'a> {
 }
 
 /// The first message (NEGOTIATE_MESSAGE, 2.2.1.1): what we can do, and nothing about who we are.
-fn negotiation() -> Vec<u8> {
+pub(super) fn negotiation() -> Vec<u8> {
     let mut message = SIGNATURE.to_vec();
     message.extend(1_u32.to_le_bytes());
     message.extend(FLAGS.to_le_bytes());
@@ -168,7 +148,7 @@ fn negotiation() -> Vec<u8> {
 /// The third message (AUTHENTICATE_MESSAGE, 2.2.1.3); none when the challenge is none.
 ///
 /// `nonce` is 8 random bytes; `now` is for servers that do not say their own time.
-fn authentication(user: &User, challenge: &[u8], nonce: [u8; 8], now: Timestamp) -> Option<Vec<u8>> {
+pub(super) fn authentication(user: &User, challenge: &[u8], nonce: [u8; 8], now: Timestamp) -> Option<Vec<u8>> {
     const HEADER: usize = 88;
     let challenge = Challenge::parse(challenge).filter(|c| c.flags & UNICODE != 0)?;
     let domain = user.domain.as_deref().unwrap_or(&challenge.target);
@@ -203,181 +183,6 @@ fn authentication(user: &User, challenge: &[u8], nonce: [u8; 8], now: Timestamp)
         message[72..HEADER].copy_from_slice(&code[..]);
     }
     Some(message)
-}
-
-/// A client for one API that wants NTLM: its logged-in connection, and how to make another.
-pub(super) struct Ntlm {
-    user: User,
-    tls: Tls,
-    options: Options,
-    /// The client whose only connection is logged in. Requests wait for each other: they share that connection.
-    client: Mutex<Option<Client>>,
-}
-
-impl Ntlm {
-    /// Reads the user and the password.
-    pub(super) async fn new(spec: &WebhookNtlm, tls: Tls, options: &Options, resolver: &dyn Resolver) -> Result<Self> {
-        let read = async |part: &str, selector: &SecretKeySelector| {
-            let field = format!("{FIELD}.auth.ntlm.{part}");
-            let key = selector.key.as_deref().ok_or_else(|| Error::invalid(format!("{field}.key"), "is not set"))?;
-            let found = resolver.secret_data(&field, selector, Some(LABEL)).await?;
-            let value = found.get(key).ok_or_else(|| Error::invalid(&field, format!("the Secret has no key {key}")))?;
-            let text = value.as_text().ok_or_else(|| Error::invalid(&field, "is not text"))?;
-            Ok::<_, Error>(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
-        };
-        let name = read("usernameSecret", &spec.username_secret).await?;
-        let password = read("passwordSecret", &spec.password_secret).await?;
-        Ok(Self { user: User::new(&name, &password), tls, options: options.clone(), client: Mutex::default() })
-    }
-
-    /// Sends a request on the connection that is logged in, and logs in when there is none or the server asks for it again.
-    ///
-    /// The guard frees the connection: it must live until the body is read.
-    pub(super) async fn send(
-        &self,
-        request: impl Fn() -> Result<Request>,
-        server: &str,
-        secrets: &[&str],
-    ) -> Result<(Response, MutexGuard<'_, Option<Client>>)> {
-        let lost = |error| http::no_answer(server, error, secrets);
-        let mut kept = self.client.lock().await;
-        let mut refusal = None;
-        if let Some(client) = kept.take() {
-            match client.execute(request()?).await {
-                Ok(response) if response.status() == StatusCode::UNAUTHORIZED => refusal = Some(response),
-                Ok(response) => {
-                    *kept = Some(client);
-                    return Ok((response, kept));
-                }
-                // The connection ended since.
-                Err(error) if error.is_connect() => {}
-                Err(error) => return Err(lost(error)),
-            }
-        }
-        let refusal = match refusal {
-            Some(refusal) => refusal,
-            None => {
-                let client = self.client(Gate::default())?;
-                let response = client.execute(request()?).await.map_err(lost)?;
-                if response.status() != StatusCode::UNAUTHORIZED {
-                    *kept = Some(client);
-                    return Ok((response, kept));
-                }
-                response
-            }
-        };
-        let scheme = scheme(refusal.headers()).ok_or_else(|| {
-            Error::Denied(format!(
-                "{server} refuses the request (code 401) and does not offer NTLM; check {FIELD}.url and headers"
-            ))
-        })?;
-        // A client of its own has no second connection that a message could take by mistake.
-        let gate = Gate::default();
-        let client = self.client(gate.clone())?;
-        let mut first = request()?;
-        *first.body_mut() = None;
-        first.headers_mut().insert(AUTHORIZATION, credentials(scheme, &negotiation())?);
-        let response = client.execute(first).await.map_err(lost)?;
-        gate.0.store(true, Ordering::Release);
-        let challenge = challenge(response.headers(), scheme);
-        http::body(response, server, secrets).await?;
-        let nonce = random().ok_or_else(|| Error::unavailable("the system gives no random numbers"))?;
-        let answer = challenge.and_then(|challenge| authentication(&self.user, &challenge, nonce, Timestamp::now()));
-        let answer = answer.ok_or_else(|| {
-            Error::unavailable(format!("{server} offers {scheme}, but its challenge is none of NTLM version 2 with Unicode"))
-        })?;
-        let mut last = request()?;
-        last.headers_mut().insert(AUTHORIZATION, credentials(scheme, &answer)?);
-        let response = client.execute(last).await.map_err(lost)?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            return Err(Error::Denied(format!(
-                "{server} refuses the NTLM login (code 401); check the user (DOMAIN\\name) and the password that \
-                 {FIELD}.auth.ntlm names"
-            )));
-        }
-        *kept = Some(client);
-        Ok((response, kept))
-    }
-
-    fn client(&self, gate: Gate) -> Result<Client> {
-        let builder = http::builder(FIELD, self.tls.clone(), &self.options)?.http1_only().connector_layer(gate);
-        http::build(FIELD, builder)
-    }
-}
-
-fn credentials(scheme: &str, message: &[u8]) -> Result<HeaderValue> {
-    let value = HeaderValue::try_from(format!("{scheme} {}", STANDARD.encode(message)));
-    let mut value = value.map_err(|_| Error::invalid(format!("{FIELD}.auth.ntlm"), "makes no header"))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// What the server offers of what we can: NTLM, or Negotiate, which takes NTLM's messages too.
-fn scheme(headers: &HeaderMap) -> Option<&'static str> {
-    let offered = |name: &str| {
-        let words = headers.get_all(WWW_AUTHENTICATE).into_iter().filter_map(|value| value.to_str().ok());
-        words
-            .flat_map(|value| value.split(','))
-            .any(|offer| offer.split_whitespace().next().is_some_and(|o| o.eq_ignore_ascii_case(name)))
-    };
-    ["NTLM", "Negotiate"].into_iter().find(|name| offered(name))
-}
-
-fn challenge(headers: &HeaderMap, scheme: &str) -> Option<Vec<u8>> {
-    headers.get_all(WWW_AUTHENTICATE).into_iter().find_map(|value| {
-        let (name, message) = value.to_str().ok()?.split_once(' ')?;
-        name.eq_ignore_ascii_case(scheme).then(|| STANDARD.decode(message.trim()).ok())?
-    })
-}
-
-fn random() -> Option<[u8; 8]> {
-    let mut bytes = [0; 8];
-    rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut bytes).ok()?;
-    Some(bytes)
-}
-
-/// Once closed, keeps a client to the connection that it has: that one is logged in, or about to be.
-#[derive(Clone, Default)]
-struct Gate(Arc<AtomicBool>);
-
-impl<S> tower::Layer<S> for Gate {
-    type Service = Gated<S>;
-
-    fn layer(&self, inner: S) -> Gated<S> {
-        Gated { inner, gate: self.clone() }
-    }
-}
-
-#[derive(Clone)]
-struct Gated<S> {
-    inner: S,
-    gate: Gate,
-}
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-impl<S, R> tower::Service<R> for Gated<S>
-where
-    S: tower::Service<R, Error = BoxError>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = std::result::Result<S::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), BoxError>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: R) -> Self::Future {
-        if self.gate.0.load(Ordering::Acquire) {
-            return Box::pin(async {
-                tokio::time::sleep(GRACE).await;
-                Err("the server closed the connection that was logged in, or about to be".into())
-            });
-        }
-        Box::pin(self.inner.call(request))
-    }
 }
 
 #[cfg(test)]
@@ -440,7 +245,7 @@ mod tests {
     fn a_user_without_a_domain_has_the_servers() {
         let message = authentication(&User::new("straße", ""), &example(&[]), [0; 8], Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(field_at(&message, 28), Some(&utf16("Server")[..]));
-        assert_eq!(upper("straße-é"), "STRAßE-É");
+        assert_eq!(upper("straße-é-ı"), "STRAßE-É-ı");
     }
 
     #[test]
@@ -456,23 +261,6 @@ mod tests {
             let mut wrong = whole.clone();
             wrong[at] = byte;
             assert_eq!(authentication(&user, &wrong, [0; 8], Timestamp::UNIX_EPOCH), None, "byte {at}");
-        }
-    }
-
-    #[test]
-    fn offers_are_found_in_every_form() {
-        for (offers, expected) in [
-            (&["Negotiate", "NTLM"][..], Some("NTLM")),
-            (&["Basic realm=\"ntlm\", Negotiate"], Some("Negotiate")),
-            (&["ntlm"], Some("NTLM")),
-            (&["Basic realm=\"NTLM\""], None),
-            (&[], None),
-        ] {
-            let mut all = HeaderMap::new();
-            for offer in offers {
-                all.append(WWW_AUTHENTICATE, HeaderValue::from_str(offer).unwrap());
-            }
-            assert_eq!(scheme(&all), expected, "{offers:?}");
         }
     }
 }
