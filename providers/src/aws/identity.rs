@@ -10,8 +10,11 @@ use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, error::CredentialsError, future};
+use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
 use aws_sdk_sts::types::Tag;
 use aws_smithy_async::rt::sleep::TokioSleep;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
 use lockstep_crds::meta::ServiceAccountSelector;
 use lockstep_crds::store::aws::{AwsAuth, AwsKeys};
 
@@ -241,6 +244,18 @@ pub(super) fn own_config(carrier: &Carrier, region: Option<&str>) -> ProviderCon
 }
 
 pub(super) fn own_failure(field: &str, error: &CredentialsError) -> Error {
+    // What STS said to a service account's token is known better than by its words.
+    type Exchange = SdkError<AssumeRoleWithWebIdentityError, HttpResponse>;
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(inner) = cause {
+        if let Some(exchange) = inner.downcast_ref::<Exchange>() {
+            return match wire::failure("AssumeRoleWithWebIdentity of the operator's own pod", "its region", exchange) {
+                Error::NotFound(why) | Error::Invalid { why, .. } => Error::Denied(why),
+                other => other,
+            };
+        }
+        cause = inner.source();
+    }
     let why = crate::http::causes(error, &[]);
     match error {
         CredentialsError::CredentialsNotLoaded(_) => Error::Denied(format!(
@@ -286,6 +301,19 @@ fn check_arn(field: &str, arn: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outage_of_sts_is_none_of_the_operators_own_identity() {
+        type Exchange = SdkError<AssumeRoleWithWebIdentityError, HttpResponse>;
+        let late = CredentialsError::provider_error(Exchange::timeout_error("late"));
+        assert!(matches!(own_failure("auth", &late), Error::Unavailable { everybody: true, .. }));
+        let of = |text: &str| own_failure("auth", &CredentialsError::provider_error(text.to_owned()));
+        assert!(matches!(of("Non-success status from HTTP credential provider: StatusCode(503)"), Error::Unavailable { .. }));
+        assert!(
+            matches!(of("Non-success status from HTTP credential provider: StatusCode(400)"), Error::Denied(why) if why.contains("Pod Identity"))
+        );
+        assert!(matches!(of("no role"), Error::Denied(_)));
+    }
 
     #[test]
     fn only_arns_of_roles_are_assumed() {

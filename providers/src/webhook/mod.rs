@@ -14,7 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lockstep_crds::duration::parse_go;
 use lockstep_crds::store::webhook::{WebhookAuth, WebhookProvider};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, Url};
 use zeroize::Zeroizing;
 
@@ -123,8 +123,10 @@ impl Webhook {
         let request = || {
             let request = self.http.request(method.clone(), url.clone()).headers(headers.clone());
             let request = match &body {
-                Some(body) => request.body(body.as_bytes().to_vec()),
-                None => request,
+                Some(body) if !body.is_empty() => request.body(body.as_bytes().to_vec()),
+                // Some servers want a length wherever there could be a body.
+                _ if matches!(method, Method::POST | Method::PUT | Method::PATCH) => request.header(CONTENT_LENGTH, "0"),
+                _ => request,
             };
             request.build().map_err(lost)
         };

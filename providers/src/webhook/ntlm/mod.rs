@@ -7,6 +7,7 @@
 mod gate;
 mod messages;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -32,8 +33,12 @@ use messages::{User, authentication, negotiation};
 const GRACE: Duration = Duration::from_secs(1);
 /// Less than the client keeps an idle connection.
 const IDLE: Duration = Duration::from_secs(80);
-/// How long a refused login is the answer for everybody.
-const REFUSAL_HOLDS: Duration = Duration::from_secs(60);
+/// How long a refused login is the answer for everybody: directories lock users out after a few within some minutes.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(600);
+/// So many refusals in a row are one of the user; a single one may be of a path that he may not read.
+const REFUSALS: u8 = 2;
+/// More hosts than a store's template names.
+const HOSTS: usize = 100;
 
 /// A client for one API that wants NTLM: its logged-in connection, and how to make another.
 pub(super) struct Ntlm {
@@ -48,10 +53,15 @@ pub(super) struct Ntlm {
 #[derive(Default)]
 pub(super) struct State {
     kept: Option<Kept>,
-    /// Whether a login was taken once: after that a refusal may be one of a single path.
-    taken: bool,
-    /// A refused login, and when: directories lock users out after a few.
-    refused: Option<(Error, Instant)>,
+    /// Logins that were refused, by host: the URL may be a template of it.
+    refusals: BTreeMap<String, Refusals>,
+}
+
+/// Refused logins in a row, and the last.
+struct Refusals {
+    count: u8,
+    error: Error,
+    at: Instant,
 }
 
 /// A client whose only connection is logged in, or needs no login.
@@ -59,6 +69,12 @@ struct Kept {
     client: Client,
     origin: Origin,
     used: Instant,
+}
+
+/// How a login ended that went to its end.
+enum Login {
+    Taken(Client, Response),
+    Refused,
 }
 
 impl Ntlm {
@@ -87,10 +103,11 @@ impl Ntlm {
         secrets: &[&str],
     ) -> Result<(Response, MutexGuard<'_, State>)> {
         let mut state = self.state.lock().await;
-        if let Some((error, at)) = &state.refused
-            && at.elapsed() < REFUSAL_HOLDS
+        if let Some(refusals) = state.refusals.get(server)
+            && refusals.count >= REFUSALS
+            && refusals.at.elapsed() < REFUSAL_HOLDS
         {
-            return Err(error.clone());
+            return Err(refusals.error.clone());
         }
         let lost = |error| http::no_answer(server, error, secrets);
         let origin = request()?.url().origin();
@@ -104,31 +121,42 @@ impl Ntlm {
                 Err(error) => return Err(lost(error)),
             },
         };
-        let (client, response) = match answer {
-            Some(answer) => answer,
+        let (client, response, was_kept) = match answer {
+            Some((client, response)) => (client, response, true),
             None => {
                 let client = self.client(self.gate())?;
                 let response = client.execute(request()?).await.map_err(lost)?;
-                (client, response)
+                (client, response, false)
             }
         };
-        let (client, response) = match response.status() {
-            StatusCode::UNAUTHORIZED => {
-                let login = self.log_in(response.headers(), &request, server, secrets).await;
-                if let Err(error @ Error::Denied(_)) = &login
-                    && !state.taken
-                {
-                    state.refused = Some((error.clone(), Instant::now()));
+        let keep = |client| Some(Kept { client, origin: origin.clone(), used: Instant::now() });
+        if response.status() != StatusCode::UNAUTHORIZED {
+            state.kept = keep(client);
+            return Ok((response, state));
+        }
+        let offers = response.headers().clone();
+        http::body(response, server, secrets).await?;
+        match self.log_in(&offers, &request, server, secrets).await? {
+            Login::Taken(client, response) => {
+                state.refusals.remove(server);
+                state.kept = keep(client);
+                Ok((response, state))
+            }
+            Login::Refused => {
+                let error = Error::Denied(format!(
+                    "{server} refuses the NTLM login (code 401); check the user (DOMAIN\\name) and the password that \
+                     {FIELD}.auth.ntlm names, and that the user may read this"
+                ));
+                if state.refusals.len() >= HOSTS {
+                    state.refusals.clear();
                 }
-                let login = login?;
-                state.taken = true;
-                login
+                let count = state.refusals.get(server).map_or(0, |refusals| refusals.count).saturating_add(1);
+                state.refusals.insert(server.to_owned(), Refusals { count, error: error.clone(), at: Instant::now() });
+                // Refused for this path only, it is as good as before for others.
+                state.kept = if was_kept { keep(client) } else { None };
+                Err(error)
             }
-            _ => (client, response),
-        };
-        state.refused = None;
-        state.kept = Some(Kept { client, origin, used: Instant::now() });
-        Ok((response, state))
+        }
     }
 
     /// Logs in on a connection of its own, with the request behind the login; answers what the request got.
@@ -138,7 +166,7 @@ impl Ntlm {
         request: &impl Fn() -> Result<Request>,
         server: &str,
         secrets: &[&str],
-    ) -> Result<(Client, Response)> {
+    ) -> Result<Login> {
         let lost = |error| http::no_answer(server, error, secrets);
         let scheme = scheme(offers).ok_or_else(|| {
             Error::Denied(format!(
@@ -170,13 +198,10 @@ impl Ntlm {
         let mut last = request()?;
         last.headers_mut().insert(AUTHORIZATION, credentials(scheme, &answer)?);
         let response = client.execute(last).await.map_err(lost)?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            return Err(Error::Denied(format!(
-                "{server} refuses the NTLM login (code 401); check the user (DOMAIN\\name) and the password that \
-                 {FIELD}.auth.ntlm names"
-            )));
-        }
-        Ok((client, response))
+        Ok(match response.status() {
+            StatusCode::UNAUTHORIZED => Login::Refused,
+            _ => Login::Taken(client, response),
+        })
     }
 
     fn gate(&self) -> Gate {
