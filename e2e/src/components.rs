@@ -19,10 +19,12 @@ pub enum Component {
     KubeControllerManager,
     /// A real Vault: see `components/vault`. Always ours, for its auth methods.
     Vault,
+    /// Go's own templates: see `tools/templates`.
+    Templates,
 }
 
 impl Component {
-    /// Every component.
+    /// What a cluster and its Vault need.
     pub const ALL: [Self; 4] = [Self::Etcd, Self::Vault, Self::KubeApiserver, Self::KubeControllerManager];
 
     /// Name of the binary.
@@ -32,6 +34,7 @@ impl Component {
             Self::KubeApiserver => "kube-apiserver",
             Self::KubeControllerManager => "kube-controller-manager",
             Self::Vault => "lockstep-vault",
+            Self::Templates => "go-templates",
         }
     }
 
@@ -40,6 +43,7 @@ impl Component {
             Self::Etcd => "etcd",
             Self::KubeApiserver | Self::KubeControllerManager => "controlplane",
             Self::Vault => "vault",
+            Self::Templates => "templates",
         }
     }
 
@@ -48,7 +52,7 @@ impl Component {
             Self::Etcd => "go.etcd.io/etcd/server/v3",
             Self::KubeApiserver => "k8s.io/kubernetes/cmd/kube-apiserver",
             Self::KubeControllerManager => "k8s.io/kubernetes/cmd/kube-controller-manager",
-            Self::Vault => ".",
+            Self::Vault | Self::Templates => ".",
         }
     }
 
@@ -58,12 +62,14 @@ impl Component {
             Self::KubeApiserver => "about 5 min",
             Self::KubeControllerManager => "about 1 min",
             Self::Vault => "about 4 min",
+            Self::Templates => "about 10 s",
         }
     }
 }
 
 fn source(component: Component) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("components").join(component.module())
+    let folder = if component == Component::Templates { "tools" } else { "components" };
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(component.module())
 }
 
 /// Where what is built once lies.
@@ -89,7 +95,7 @@ fn version(component: Component) -> String {
 pub fn present(component: Component) -> Option<PathBuf> {
     let cached = cache_folder().join(version(component)).join(component.binary());
     let mut places: Vec<PathBuf> = Vec::new();
-    if component != Component::Vault {
+    if !matches!(component, Component::Vault | Component::Templates) {
         places.extend(std::env::var_os("KUBEBUILDER_ASSETS").map(|p| PathBuf::from(p).join(component.binary())));
         places.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).map(|p| p.join(component.binary())));
     }

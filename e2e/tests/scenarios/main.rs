@@ -22,4 +22,5 @@ mod providers;
 mod shards;
 mod stores;
 mod sync;
+mod templates;
 mod webhook;

@@ -1,0 +1,3 @@
+module lockstep/oracle
+
+go 1.24
