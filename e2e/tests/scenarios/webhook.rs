@@ -77,15 +77,11 @@ async fn a_wrong_webhook_says_where_it_is_wrong() {
     let api = HttpApi::start("CANARY-token").await;
     credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
     for (name, more, needle) in [
-        (
-            "function",
-            json!({"url": format!("{}/{{{{ .remoteRef.key | upper }}}}", api.url)}),
-            "spec.provider.webhook.url: {{ .remoteRef.key | upper }} is not understood",
-        ),
+        ("function", json!({"url": format!("{}/{{{{ .remoteRef.key | upper }}}}", api.url)}), "function \"upper\" not defined"),
         (
             "variable",
             json!({"headers": {"X-Key": "{{ .api.pin }}"}}),
-            "spec.provider.webhook.headers.X-Key: {{ .api.pin }}: there is no pin; there is token",
+            "spec.provider.webhook.headers.X-Key: template X-Key line 1 column 4: at <.api.pin>: map has no entry for key \"pin\"; there is .api.token, ",
         ),
         ("method", json!({"method": "GE T"}), "spec.provider.webhook.method: is no HTTP method"),
         ("timeout", json!({"timeout": "soon"}), "spec.provider.webhook.timeout"),

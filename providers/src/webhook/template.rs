@@ -1,7 +1,8 @@
-//! What a webhook's texts can say of the request: the one function that the template engine will take over.
+//! What a webhook's texts can say of the request: Go templates over the remote reference and the Secrets of the store.
 
 use std::collections::BTreeMap;
 
+use gotemplate::{Limits, Map, MissingKey, Options, Template, Text, Type, Value};
 use zeroize::Zeroizing;
 
 use crate::{Error, Result};
@@ -11,6 +12,8 @@ pub(super) type Context = BTreeMap<String, BTreeMap<String, Zeroizing<String>>>;
 
 /// Whose values are escaped in a URL: those that an ExternalSecret gives.
 const FOREIGN: &str = "remoteRef";
+/// A request is small, and is made often.
+const LIMITS: Limits = Limits { steps: 100_000, output: 1 << 20, memory: 16 << 20, depth: 50 };
 
 /// Where a text is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,58 +24,55 @@ pub(super) enum Use {
     Plain,
 }
 
-/// Fills in `{{ .name.key }}` and `{{ index .name .other.key }}`.
+/// Executes a template.
 ///
 /// # Errors
-/// [`Error::Invalid`] names the place, and what is there instead; never a value.
+/// [`Error::Invalid`] names the field, the place in the template, and what is there instead; never a value.
 pub(super) fn render(field: &str, template: &str, context: &Context, used: Use) -> Result<Zeroizing<String>> {
-    let mut out = Zeroizing::new(String::with_capacity(template.len()));
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once("{{") {
-        out.push_str(before);
-        let (expression, after) = after.split_once("}}").ok_or_else(|| Error::invalid(field, "has a {{ without its }}"))?;
-        let (name, value) = evaluate(field, expression.trim(), context)?;
-        match (used, name == FOREIGN) {
-            (Use::Url, true) => out.extend(url::form_urlencoded::byte_serialize(value.as_bytes())),
-            _ => out.push_str(value),
-        }
-        rest = after;
+    if !template.contains("{{") {
+        return Ok(Zeroizing::new(template.to_owned()));
     }
-    out.push_str(rest);
-    Ok(out)
-}
-
-fn evaluate<'a, 'e>(field: &str, expression: &'e str, context: &'a Context) -> Result<(&'e str, &'a str)> {
-    let words: Vec<&str> = expression.split_whitespace().collect();
-    match words[..] {
-        [path] => look_up(field, path, context),
-        ["index", map, key] => {
-            let map = map.strip_prefix('.').unwrap_or(map);
-            let (_, key) = look_up(field, key, context)?;
-            let found = context.get(map).and_then(|keys| keys.get(key));
-            let found = found.ok_or_else(|| Error::invalid(field, format!("{{{{ {expression} }}}} means nothing here")))?;
-            Ok((map, found.as_str()))
-        }
-        _ => {
-            let why = format!(
-                "{{{{ {expression} }}}} is not understood: this version knows {{{{ .remoteRef.key }}}} and {{{{ .secretname.key }}}}"
-            );
-            Err(Error::invalid(field, why))
-        }
-    }
-}
-
-fn look_up<'a, 'e>(field: &str, path: &'e str, context: &'a Context) -> Result<(&'e str, &'a str)> {
-    let parts = path.strip_prefix('.').and_then(|p| p.split_once('.'));
-    let (name, key) =
-        parts.ok_or_else(|| Error::invalid(field, format!("{{{{ {path} }}}} is no path such as .remoteRef.key")))?;
-    let unknown = |what: &str, there: Vec<&String>| {
-        let there: Vec<&str> = there.into_iter().map(String::as_str).collect();
-        Error::invalid(field, format!("{{{{ {path} }}}}: there is no {what}; there is {}", there.join(", ")))
+    let invalid = |error: gotemplate::Error| {
+        let hint = if error.message.contains("no entry for key") { names(context) } else { String::new() };
+        Error::invalid(field, format!("{error}{hint}"))
     };
-    let keys = context.get(name).ok_or_else(|| unknown(name, context.keys().collect()))?;
-    let value = keys.get(key).ok_or_else(|| unknown(key, keys.keys().collect()))?;
-    Ok((name, value.as_str()))
+    let options = Options { missing_key: MissingKey::Error, limits: LIMITS, ..Options::default() };
+    let name = field.rsplit('.').next().unwrap_or(field);
+    let template = Template::parse(name, template, &options).map_err(invalid)?;
+    let mut output = template.render(&data(context, used)).map_err(invalid)?;
+    match String::from_utf8(std::mem::take(&mut *output)) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(broken) => {
+            drop(Zeroizing::new(broken.into_bytes()));
+            Err(Error::invalid(field, "makes bytes that are no text"))
+        }
+    }
+}
+
+/// The context as a template sees it: maps of text.
+fn data(context: &Context, used: Use) -> Value {
+    let escaped = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let of_name = |(name, keys): (&String, &BTreeMap<String, Zeroizing<String>>)| {
+        let mut entries = BTreeMap::new();
+        for (key, value) in keys {
+            if used == Use::Url && name == FOREIGN {
+                let value = Value::from(escaped(value).as_str());
+                // `index .remoteRef .remoteRef.remoteKey` asks with what is escaped.
+                entries.insert(Text::from(escaped(key)), value.clone());
+                entries.insert(Text::from(key.as_str()), value);
+            } else {
+                entries.insert(Text::from(key.as_str()), Value::from(value.as_str()));
+            }
+        }
+        (Text::from(name.as_str()), Value::Map(Map::new(entries, Type::Str)))
+    };
+    Value::Map(Map::new(context.iter().map(of_name).collect(), Type::Map(Box::new(Type::Str))))
+}
+
+/// What there is, for a message.
+fn names(context: &Context) -> String {
+    let all = context.iter().flat_map(|(name, keys)| keys.keys().map(move |key| format!(".{name}.{key}")));
+    format!("; there is {}", all.collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]
@@ -83,7 +83,10 @@ mod tests {
         let keys =
             |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), Zeroizing::new((*v).to_owned()))).collect();
         BTreeMap::from([
-            ("remoteRef".to_owned(), keys(&[("key", "a/b ?c"), ("remoteKey", "deep"), ("deep", "payload"), ("version", "")])),
+            (
+                "remoteRef".to_owned(),
+                keys(&[("key", "a/b ?c"), ("remoteKey", "team/deep"), ("team/deep", "payload"), ("version", "")]),
+            ),
             ("auth".to_owned(), keys(&[("token", "CANARY&"), ("a.b", "dotted")])),
         ])
     }
@@ -99,7 +102,10 @@ mod tests {
                 "https://x/a%2Fb+%3Fc?t=CANARY&&v=",
             ),
             ("{{ index .remoteRef .remoteRef.remoteKey }}", Use::Plain, "payload"),
-            ("{{ .auth.a.b }}", Use::Plain, "dotted"),
+            ("{{ index .remoteRef .remoteRef.remoteKey }}", Use::Url, "payload"),
+            (r#"{{ index .auth "a.b" }}"#, Use::Plain, "dotted"),
+            ("{{ if .remoteRef.version }}v{{ else }}latest{{ end }}", Use::Plain, "latest"),
+            (r#"{{ printf "%s:%s" "u" .auth.token | urlquery }}"#, Use::Plain, "u%3ACANARY%26"),
             ("a }} b", Use::Plain, "a }} b"),
         ] {
             assert_eq!(render("f", template, &context(), used).expect(template).as_str(), expected);
@@ -109,13 +115,18 @@ mod tests {
     #[test]
     fn what_is_not_there_or_not_understood_is_named_without_values() {
         for (template, needle) in [
-            ("{{ .remoteRef.property }}", "there is no property; there is deep, key, remoteKey, version"),
-            ("{{ .nobody.x }}", "there is no nobody; there is auth, remoteRef"),
-            ("{{ .remoteRef.key | upper }}", "is not understood"),
-            ("{{ .remoteRef.key", "without its }}"),
-            ("{{ key }}", "is no path"),
-            ("{{}}", "is not understood"),
-            ("{{ index .remoteRef .auth.token }}", "means nothing"),
+            (
+                "{{ .remoteRef.property }}",
+                r#"map has no entry for key "property"; there is .auth.a.b, .auth.token, .remoteRef.key"#,
+            ),
+            ("{{ .nobody.x }}", r#"no entry for key "nobody""#),
+            ("{{ .remoteRef.key | upper }}", r#"template url line 1 column 21: function "upper" not defined"#),
+            ("{{ .remoteRef.key", "unclosed action"),
+            ("{{ key }}", "not defined"),
+            ("{{}}", "missing value for command"),
+            ("{{ .auth.token.x }}", "can't evaluate field x in type string"),
+            ("{{ range 1000000 }}x{{ end }}", "more than 100000 steps"),
+            (r#"{{ printf "\xff" }}"#, "no text"),
         ] {
             let error = render("spec.provider.webhook.url", template, &context(), Use::Plain).expect_err(template).to_string();
             assert!(error.contains(needle) && error.starts_with("spec.provider.webhook.url:"), "{error}");
