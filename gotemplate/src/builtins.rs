@@ -1,6 +1,7 @@
 //! The functions that the language itself has.
 
 use std::cmp::Ordering;
+use std::rc::Rc;
 
 use crate::exec::Meter;
 use crate::format;
@@ -132,7 +133,7 @@ fn kind(value: &Value) -> Option<Kind> {
         Value::Float(_) => Kind::Float,
         Value::Complex(..) => Kind::Complex,
         Value::Str(_) => Kind::Str,
-        Value::Nil | Value::List(_) | Value::Map(_) => return None,
+        Value::Nil | Value::List(_) | Value::Map(_) | Value::Time(_) | Value::Certificate(_) | Value::Version(_) => return None,
     })
 }
 
@@ -157,6 +158,9 @@ fn equal(a: &Value, b: &Value) -> Result<bool, String> {
         (Value::List(_), Value::List(_)) | (Value::Map(_), Value::Map(_)) => {
             return Err(format!("non-comparable type {}", b.type_name()));
         }
+        (Value::Time(a), Value::Time(b)) => a == b,
+        (Value::Certificate(a), Value::Certificate(b)) => a.cert == b.cert && a.key == b.key,
+        (Value::Version(a), Value::Version(b)) => Rc::ptr_eq(a, b),
         _ if kind(a).is_none() && kind(b).is_none() => {
             return Err(format!("non-comparable types {} and {}", a.type_name(), b.type_name()));
         }

@@ -6,6 +6,7 @@ use crate::ast::{Branches, Command, Expr, ExprKind, Node, Pipe, Span};
 use crate::error::Error;
 use crate::format;
 use crate::functions::{self, Function, Param};
+use crate::methods;
 use crate::number::Number;
 use crate::parse::Template;
 use crate::value::{Type, Value};
@@ -48,6 +49,8 @@ pub struct Options {
     pub missing_key: MissingKey,
     /// Other delimiters than `{{` and `}}`; an empty one is the usual one.
     pub delimiters: (String, String),
+    /// With Sprig's functions, and not the language's own alone.
+    pub sprig: bool,
     /// What it may use up.
     pub limits: Limits,
 }
@@ -335,14 +338,14 @@ impl<'a> Machine<'a> {
         let has_arguments = command.words.len() > 1 || last.is_some();
         match &first.kind {
             ExprKind::Function(name) => return self.call(dot, first.at, name, &command.words[1..], last),
-            ExprKind::Field(fields) => return self.fields(first.at, dot.clone(), fields, has_arguments),
+            ExprKind::Field(fields) => return self.call_field(dot, first.at, dot.clone(), fields, &command.words[1..], last),
             ExprKind::Chain(inner, fields) => {
                 let value = self.chained(dot, inner)?;
-                return self.fields(first.at, value, fields, has_arguments);
+                return self.call_field(dot, first.at, value, fields, &command.words[1..], last);
             }
             ExprKind::Variable(name, fields) if !fields.is_empty() => {
                 let value = self.variable(first.at, name)?;
-                return self.fields(first.at, value, fields, has_arguments);
+                return self.call_field(dot, first.at, value, fields, &command.words[1..], last);
             }
             _ => {}
         }
@@ -402,6 +405,39 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// A field with the words behind it: of a time or a version it may be a method that takes them.
+    fn call_field(
+        &mut self,
+        dot: &Value,
+        at: Span,
+        value: Value,
+        fields: &[String],
+        words: &'a [Expr],
+        last: Option<Value>,
+    ) -> Result<Value> {
+        let has_arguments = !words.is_empty() || last.is_some();
+        let Some((name, before)) = fields.split_last().filter(|_| has_arguments) else {
+            return self.fields(at, value, fields, has_arguments);
+        };
+        let receiver = self.fields(at, value.clone(), before, false)?;
+        let Some(params) = methods::params(&receiver, name) else { return self.fields(at, value, fields, true) };
+        let count = words.len() + usize::from(last.is_some());
+        if count != params.len() {
+            return self.wrong(at, format!("wrong number of args for {name}: want {} got {count}", params.len()));
+        }
+        let mut arguments = Vec::with_capacity(count);
+        for (word, param) in words.iter().zip(params) {
+            arguments.push(self.argument(dot, word, param)?);
+        }
+        if let (Some(last), Some(param)) = (last, params.last()) {
+            arguments.push(self.validate(at, last, param)?);
+        }
+        match methods::call(&receiver, name, &arguments) {
+            Some(value) => Ok(value),
+            None => self.wrong(at, format!("can't evaluate field {name} in type {}", receiver.type_name())),
+        }
+    }
+
     fn fields(&mut self, at: Span, mut value: Value, fields: &[String], has_arguments: bool) -> Result<Value> {
         // A nil that a map holds is another one than that of a key which is not there.
         let mut held = false;
@@ -431,8 +467,19 @@ impl<'a> Machine<'a> {
                     };
                 }
                 other => {
-                    let of = other.type_name();
-                    return self.wrong(at, format!("can't evaluate field {field} in type {of}"));
+                    match methods::call(other, field, &[]).filter(|_| methods::params(other, field).is_none_or(<[_]>::is_empty)) {
+                        Some(_) if has_arguments && is_last => {
+                            return self.wrong(at, format!("{field} is not a method but has arguments"));
+                        }
+                        Some(answer) => {
+                            held = true;
+                            value = answer;
+                        }
+                        None => {
+                            let of = other.type_name();
+                            return self.wrong(at, format!("can't evaluate field {field} in type {of}"));
+                        }
+                    }
                 }
             }
         }
@@ -440,7 +487,7 @@ impl<'a> Machine<'a> {
     }
 
     fn call(&mut self, dot: &Value, at: Span, name: &str, words: &'a [Expr], last: Option<Value>) -> Result<Value> {
-        let Some(function) = functions::find(name) else {
+        let Some(function) = functions::find(name, self.template.options.sprig) else {
             return self.wrong(at, format!("{name:?} is not a defined function"));
         };
         let count = words.len() + usize::from(last.is_some());
@@ -483,9 +530,9 @@ impl<'a> Machine<'a> {
 
     fn argument(&mut self, dot: &Value, word: &'a Expr, param: &Param) -> Result<Value> {
         let expected = |what: &str| format!("expected {what}");
-        match (&word.kind, param) {
-            (ExprKind::Nil, Param::Of(of)) if !can_be_nil(of) => self.wrong(word.at, format!("cannot assign nil to {of}")),
-            (ExprKind::Bool(_) | ExprKind::Number(_) | ExprKind::Str(_), Param::Of(of)) => match literal(&word.kind, of) {
+        match (&word.kind, param.of()) {
+            (ExprKind::Nil, Some(of)) if !can_be_nil(&of) => self.wrong(word.at, format!("cannot assign nil to {of}")),
+            (ExprKind::Bool(_) | ExprKind::Number(_) | ExprKind::Str(_), Some(of)) => match literal(&word.kind, &of) {
                 Some(value) => Ok(value),
                 None => self.wrong(word.at, expected(&of.to_string())),
             },
@@ -497,11 +544,11 @@ impl<'a> Machine<'a> {
     }
 
     fn validate(&self, at: Span, value: Value, param: &Param) -> Result<Value> {
-        let Param::Of(of) = param else { return Ok(value) };
+        let Some(of) = param.of() else { return Ok(value) };
         match value.type_of() {
-            None if can_be_nil(of) => Ok(of.zero()),
+            None if can_be_nil(&of) => Ok(of.zero()),
             None => self.wrong(at, format!("invalid value; expected {of}")),
-            Some(is) if is == *of => Ok(value),
+            Some(is) if is == of => Ok(value),
             Some(is) => self.wrong(at, format!("wrong type for value; expected {of}; got {is}")),
         }
     }
@@ -512,7 +559,7 @@ fn param_of(function: &'static Function, index: usize) -> &'static Param {
 }
 
 fn can_be_nil(of: &Type) -> bool {
-    matches!(of, Type::Any | Type::List(_) | Type::Map(_))
+    matches!(of, Type::Any | Type::List(_) | Type::Map(_) | Type::Version)
 }
 
 /// A constant as the type that a parameter has.

@@ -2,6 +2,7 @@
 
 use crate::builtins;
 use crate::exec::Meter;
+use crate::sprig;
 use crate::value::{Type, Value};
 
 /// The type of a parameter, as Go declares it.
@@ -11,6 +12,22 @@ pub(crate) enum Param {
     Any,
     /// Of this type and no other.
     Of(Type),
+    /// `map[string]interface {}`
+    Dict,
+    /// `[]interface {}`
+    Anys,
+}
+
+impl Param {
+    /// The type that it takes, unless it takes any.
+    pub(crate) fn of(&self) -> Option<Type> {
+        match self {
+            Self::Any => None,
+            Self::Of(of) => Some(of.clone()),
+            Self::Dict => Some(Type::Map(Box::new(Type::Any))),
+            Self::Anys => Some(Type::List(Box::new(Type::Any))),
+        }
+    }
 }
 
 /// What a function answers: an error says what is wrong, and holds no value.
@@ -26,7 +43,7 @@ pub(crate) struct Function {
 const STR: Param = Param::Of(Type::Str);
 const ANY: Param = Param::Any;
 
-const fn function(
+pub(crate) const fn function(
     name: &'static str,
     fixed: &'static [Param],
     rest: Option<Param>,
@@ -59,9 +76,24 @@ static FUNCTIONS: &[Function] = &[
     function("urlquery", &[], Some(ANY), builtins::urlquery),
 ];
 
-/// The function of a name.
-pub(crate) fn find(name: &str) -> Option<&'static Function> {
-    FUNCTIONS.binary_search_by(|function| function.name.cmp(name)).ok().map(|i| &FUNCTIONS[i])
+fn named(table: &'static [Function], name: &str) -> Option<&'static Function> {
+    table.binary_search_by(|function| function.name.cmp(name)).ok().map(|i| &table[i])
+}
+
+/// The function of a name; Sprig's `slice` takes the place of the language's.
+pub(crate) fn find(name: &str, with_sprig: bool) -> Option<&'static Function> {
+    let of_sprig = if with_sprig { named(sprig::FUNCTIONS, name) } else { None };
+    of_sprig.or_else(|| named(FUNCTIONS, name))
+}
+
+/// The names of all functions.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    sprig::FUNCTIONS.iter().map(|function| function.name).chain(FUNCTIONS.iter().map(|function| function.name))
+}
+
+/// Whether a function's answers differ from call to call: by chance, or by the clock.
+pub fn is_volatile(name: &str) -> bool {
+    sprig::VOLATILE.contains(&name)
 }
 
 #[cfg(test)]
@@ -71,6 +103,7 @@ mod tests {
     #[test]
     fn functions_are_ordered_so_that_each_is_found() {
         assert!(FUNCTIONS.windows(2).all(|pair| pair[0].name < pair[1].name));
-        assert!(FUNCTIONS.iter().all(|function| find(function.name).is_some()) && find("env").is_none());
+        assert!(FUNCTIONS.iter().all(|function| find(function.name, false).is_some()) && find("env", true).is_none());
+        assert!(find("upper", false).is_none() && find("upper", true).is_some());
     }
 }

@@ -1,6 +1,6 @@
 //! From text to a tree.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ast::{Branches, Command, Expr, ExprKind, Node, Pipe, Span};
 use crate::error::Error;
@@ -20,6 +20,7 @@ pub struct Template {
     pub(crate) source: String,
     pub(crate) trees: BTreeMap<String, Vec<Node>>,
     pub(crate) options: Options,
+    calls: BTreeSet<String>,
 }
 
 impl Template {
@@ -32,6 +33,8 @@ impl Template {
         let mut parser = Parser {
             name,
             source,
+            options,
+            calls: BTreeSet::new(),
             lexer: Lexer::new(source, left, right),
             ahead: VecDeque::new(),
             variables: vec!["$".to_owned()],
@@ -41,14 +44,21 @@ impl Template {
             last: 0,
         };
         parser.top()?;
-        let trees = parser.trees;
-        Ok(Self { name: name.to_owned(), source: source.to_owned(), trees, options: options.clone() })
+        let (trees, calls) = (parser.trees, parser.calls);
+        Ok(Self { name: name.to_owned(), source: source.to_owned(), trees, options: options.clone(), calls })
+    }
+
+    /// Whether its output may differ although its data are the same: it calls for chance, or for the clock.
+    pub fn is_volatile(&self) -> bool {
+        self.calls.iter().any(|name| functions::is_volatile(name))
     }
 }
 
 struct Parser<'a> {
     name: &'a str,
     source: &'a str,
+    options: &'a Options,
+    calls: BTreeSet<String>,
     lexer: Lexer<'a>,
     ahead: VecDeque<Token>,
     variables: Vec<String>,
@@ -476,9 +486,10 @@ impl<'a> Parser<'a> {
         let at = token.at;
         let kind = match token.kind {
             Kind::Identifier => {
-                if functions::find(text).is_none() {
+                if functions::find(text, self.options.sprig).is_none() {
                     return self.wrong(at.start, format!("function {text:?} not defined"));
                 }
+                self.calls.insert(text.to_owned());
                 ExprKind::Function(text.to_owned())
             }
             Kind::Dot => ExprKind::Dot,

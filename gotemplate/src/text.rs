@@ -42,6 +42,11 @@ impl Text {
         Self(Rc::new(Zeroizing::new(bytes.into_boxed_slice())))
     }
 
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0
@@ -56,6 +61,12 @@ impl Text {
 impl std::fmt::Debug for Text {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "[{} bytes]", self.0.len())
+    }
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self::new(Vec::new())
     }
 }
 

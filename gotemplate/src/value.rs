@@ -4,6 +4,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::exec::Meter;
+use crate::sprig::dates::Time;
+use crate::sprig::semver::Version;
 use crate::text::Text;
 
 /// A Go type.
@@ -27,6 +30,12 @@ pub enum Type {
     List(Box<Type>),
     /// `map[string]T`
     Map(Box<Type>),
+    /// `time.Time`
+    Time,
+    /// `sprig.certificate`
+    Certificate,
+    /// `*semver.Version`
+    Version,
 }
 
 impl std::fmt::Display for Type {
@@ -43,6 +52,9 @@ impl std::fmt::Display for Type {
             Self::Str => f.write_str("string"),
             Self::List(of) => write!(f, "[]{of}"),
             Self::Map(of) => write!(f, "map[string]{of}"),
+            Self::Time => f.write_str("time.Time"),
+            Self::Certificate => f.write_str("sprig.certificate"),
+            Self::Version => f.write_str("*semver.Version"),
         }
     }
 }
@@ -58,8 +70,11 @@ impl Type {
             Self::Float => Value::Float(0.0),
             Self::Complex => Value::Complex(0.0, 0.0),
             Self::Str => Value::Str(Text::from("")),
-            Self::List(of) => Value::List(List::new(Vec::new(), (**of).clone())),
-            Self::Map(of) => Value::Map(Map::new(BTreeMap::new(), (**of).clone())),
+            Self::List(of) => Value::List(List::nil((**of).clone())),
+            Self::Map(of) => Value::Map(Map::nil((**of).clone())),
+            Self::Time => Value::Time(Time::default()),
+            Self::Certificate => Value::Certificate(Rc::new(Certificate::default())),
+            Self::Version => Value::Nil,
         }
     }
 }
@@ -85,6 +100,21 @@ pub enum Value {
     List(List),
     /// A map with string keys.
     Map(Map),
+    /// A point in time.
+    Time(Time),
+    /// A certificate with its key.
+    Certificate(Rc<Certificate>),
+    /// A semantic version.
+    Version(Rc<Version>),
+}
+
+/// What `genCA` and its like make: both in PEM.
+#[derive(Default)]
+pub struct Certificate {
+    /// The certificate.
+    pub cert: Text,
+    /// Its private key.
+    pub key: Text,
 }
 
 impl Value {
@@ -111,6 +141,9 @@ impl Value {
             Self::Str(_) => Type::Str,
             Self::List(list) => Type::List(Box::new(list.of().clone())),
             Self::Map(map) => Type::Map(Box::new(map.of().clone())),
+            Self::Time(_) => Type::Time,
+            Self::Certificate(_) => Type::Certificate,
+            Self::Version(_) => Type::Version,
         })
     }
 
@@ -131,6 +164,7 @@ impl Value {
             Self::Str(text) => !text.bytes().is_empty(),
             Self::List(list) => !list.items().is_empty(),
             Self::Map(map) => !map.is_empty(),
+            Self::Time(_) | Self::Certificate(_) | Self::Version(_) => true,
         }
     }
 }
@@ -165,12 +199,28 @@ pub struct List(Rc<ListData>);
 struct ListData {
     items: Vec<Value>,
     of: Type,
+    is_nil: bool,
 }
 
 impl List {
     /// `[]of{items…}`
     pub fn new(items: Vec<Value>, of: Type) -> Self {
-        Self(Rc::new(ListData { items, of }))
+        Self(Rc::new(ListData { items, of, is_nil: false }))
+    }
+
+    /// `[]of(nil)`: as empty as an empty one, but `null` in JSON.
+    pub(crate) fn nil(of: Type) -> Self {
+        Self(Rc::new(ListData { items: Vec::new(), of, is_nil: true }))
+    }
+
+    /// Whether it was never made.
+    pub(crate) fn is_nil(&self) -> bool {
+        self.0.is_nil
+    }
+
+    /// Whether both are one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
     }
 
     /// What is in it.
@@ -191,12 +241,63 @@ pub struct Map(Rc<MapData>);
 struct MapData {
     entries: RefCell<BTreeMap<Text, Value>>,
     of: Type,
+    is_nil: bool,
 }
 
 impl Map {
     /// `map[string]of{entries…}`
     pub fn new(entries: BTreeMap<Text, Value>, of: Type) -> Self {
-        Self(Rc::new(MapData { entries: RefCell::new(entries), of }))
+        Self(Rc::new(MapData { entries: RefCell::new(entries), of, is_nil: false }))
+    }
+
+    /// `map[string]of(nil)`
+    pub(crate) fn nil(of: Type) -> Self {
+        Self(Rc::new(MapData { entries: RefCell::default(), of, is_nil: true }))
+    }
+
+    /// Whether it was never made: it can't be written to.
+    pub(crate) fn is_nil(&self) -> bool {
+        self.0.is_nil
+    }
+
+    /// Whether both are one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// For a nil map, and for a value with this very map in it: Go would print that until its memory ends.
+    pub(crate) fn set(&self, meter: &mut Meter, key: Text, value: Value) -> Result<(), String> {
+        if self.is_nil() {
+            return Err("assignment to entry in nil map".into());
+        }
+        if self.is_within(meter, &value)? {
+            return Err("the map would contain itself".into());
+        }
+        meter.memory(size_of::<Value>() + key.bytes().len())?;
+        self.0.entries.borrow_mut().insert(key, value);
+        Ok(())
+    }
+
+    fn is_within(&self, meter: &mut Meter, value: &Value) -> Result<bool, String> {
+        let mut waiting = vec![value.clone()];
+        while let Some(value) = waiting.pop() {
+            meter.steps(1)?;
+            match value {
+                Value::Map(map) if map.is(self) => return Ok(true),
+                Value::Map(map) => waiting.extend(map.entries().into_iter().map(|(_, value)| value)),
+                Value::List(list) => waiting.extend(list.items().iter().cloned()),
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes a key.
+    pub(crate) fn unset(&self, key: &[u8]) {
+        self.0.entries.borrow_mut().remove(key);
     }
 
     /// The type of its values.

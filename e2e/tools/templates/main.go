@@ -1,4 +1,5 @@
-// The oracle: executes templates with Go's own text/template. One JSON object a line comes in, one goes out.
+// The oracle: executes templates with Go's own text/template, and with Sprig. One JSON object a line comes in, one goes out.
+// With the argument `functions` it prints the functions that there are, with their types.
 package main
 
 import (
@@ -8,7 +9,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"reflect"
+	"sort"
 	"text/template"
+
+	"github.com/Masterminds/sprig/v3"
 )
 
 type question struct {
@@ -16,6 +21,7 @@ type question struct {
 	Missing  string            `json:"missing"`
 	Left     string            `json:"left"`
 	Right    string            `json:"right"`
+	Sprig    bool              `json:"sprig"`
 	Data     map[string]string `json:"data"`
 	// Data of any shape, with Go's own types; Data is used when it is absent.
 	Any any `json:"any"`
@@ -24,6 +30,18 @@ type question struct {
 type answer struct {
 	Output string `json:"output"`
 	Error  string `json:"error"`
+}
+
+// functions are Sprig's but for those that see the process, and what stands beside them.
+func functions() template.FuncMap {
+	all := sprig.TxtFuncMap()
+	for _, name := range []string{"env", "expandenv", "getHostByName"} {
+		delete(all, name)
+	}
+	for name, function := range helpers {
+		all[name] = function
+	}
+	return all
 }
 
 func ask(q question) (a answer) {
@@ -36,7 +54,11 @@ func ask(q question) (a answer) {
 	if missing == "" {
 		missing = "default"
 	}
-	parsed, err := template.New("t").Option("missingkey=" + missing).Delims(q.Left, q.Right).Parse(q.Template)
+	empty := template.New("t").Option("missingkey=" + missing).Delims(q.Left, q.Right)
+	if q.Sprig {
+		empty = empty.Funcs(functions())
+	}
+	parsed, err := empty.Parse(q.Template)
 	if err != nil {
 		return answer{Error: err.Error()}
 	}
@@ -74,6 +96,18 @@ func typed(v any) any {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "functions" {
+		all := functions()
+		var names []string
+		for name := range all {
+			names = append(names, name)
+		}
+		sort.Strings(names)
+		for _, name := range names {
+			fmt.Println(name, reflect.TypeOf(all[name]))
+		}
+		return
+	}
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(nil, 64<<20)
 	out := json.NewEncoder(os.Stdout)

@@ -10,11 +10,26 @@ fn decimal(float: f64, digits: Option<usize>) -> (String, i32) {
     }
     let text = match digits {
         Some(digits) => format!("{float:.*e}", digits.clamp(1, EXACT) - 1),
-        None => format!("{float:e}"),
+        None => shortest(float),
     };
     let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let zeros = digits.unwrap_or(0).saturating_sub(EXACT);
     (mantissa.replace('.', "") + &"0".repeat(zeros), exponent.parse::<i32>().unwrap_or(0) + 1)
+}
+
+/// The fewest digits that read back as the number, as `1.25e-7`; of two that are as near, the even one, as Go has it.
+pub(crate) fn shortest(float: f64) -> String {
+    let text = format!("{float:e}");
+    let digits = text.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+    let even = format!("{float:.*e}", digits.saturating_sub(1));
+    if even.parse() == Ok(float) { even } else { text }
+}
+
+/// The same without an exponent.
+pub(crate) fn plain_float(float: f64) -> String {
+    let (digits, point) = decimal(float.abs(), None);
+    let sign = if float.is_sign_negative() { "-" } else { "" };
+    format!("{sign}{}", plain(&digits, if float == 0.0 { 1 } else { point }))
 }
 
 fn exponent_text(letter: char, exponent: i32) -> String {
@@ -23,7 +38,7 @@ fn exponent_text(letter: char, exponent: i32) -> String {
 }
 
 /// Go's `strconv.FormatFloat` of a number that is not negative.
-pub(super) fn float_text(float: f64, verb: char, precision: Option<usize>) -> String {
+pub(crate) fn float_text(float: f64, verb: char, precision: Option<usize>) -> String {
     if float.is_infinite() {
         return "Inf".into();
     }
@@ -36,7 +51,7 @@ pub(super) fn float_text(float: f64, verb: char, precision: Option<usize>) -> St
                 let text = format!("{float:.*}", precision.min(EXACT));
                 text + &"0".repeat(precision.saturating_sub(EXACT))
             }
-            None => format!("{float}"),
+            None => plain_float(float),
         },
         'e' | 'E' => {
             let (digits, point) = decimal(float, precision.map(|p| p + 1));

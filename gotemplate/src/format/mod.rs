@@ -7,8 +7,9 @@ pub(crate) use directives::sprintf;
 
 use crate::exec::Meter;
 use crate::text::runes;
-use crate::value::{List, Map, Type, Value};
-use floats::{float_text, with_point};
+use crate::value::{Certificate, List, Map, Type, Value};
+use floats::with_point;
+pub(crate) use floats::{float_text, plain_float, shortest};
 
 /// How deep values may be nested to be printed.
 const NESTING: usize = 100;
@@ -54,9 +55,9 @@ pub(crate) fn sprintln(meter: &mut Meter, values: &[Value]) -> Result<Vec<u8>, S
 
 /// Go's `unicode.IsPrint`, as nearly as Rust's own escaping knows it.
 pub(crate) fn is_printable(rune: char) -> bool {
-    rune == ' '
-        || (!rune.is_control() && !rune.is_whitespace() && !matches!(rune.escape_debug().next(), Some('\\')))
-        || matches!(rune, '\'' | '"' | '\\')
+    // Behind another rune, `escape_debug` leaves marks that join with it alone.
+    let is_escaped = || ['a', rune].iter().collect::<String>().escape_debug().nth(1) == Some('\\');
+    rune == ' ' || matches!(rune, '\'' | '"' | '\\') || (!rune.is_control() && !rune.is_whitespace() && !is_escaped())
 }
 
 #[derive(Clone, Copy, Default)]
@@ -150,6 +151,10 @@ impl<'a> Printer<'a> {
             (Value::Str(text), 'v' | 's' | 'x' | 'X' | 'q') => self.string(text.bytes(), verb),
             // `%w` is for errors that are wrapped, and no verb of anything; an address means nothing here.
             (Value::List(_) | Value::Map(_), 'w' | 'p') if depth == 0 => self.bad_verb(value, verb, depth),
+            // Go would show their private parts for other verbs.
+            (Value::Time(time), _) => self.stringer(&time.to_string(), verb),
+            (Value::Version(version), _) => self.stringer(&version.to_string(), verb),
+            (Value::Certificate(certificate), _) => self.certificate(certificate, verb, depth),
             (Value::List(list), _) => self.list(list, verb, depth),
             (Value::Map(map), _) => self.map(map, verb, depth),
             _ => self.bad_verb(value, verb, depth),
@@ -163,6 +168,7 @@ impl<'a> Printer<'a> {
             return self.string(&bytes, verb);
         }
         let (open, close, between) = match self.flags.sharp_v {
+            true if list.is_nil() => return self.raw(format!("[]{}(nil)", list.of()).as_bytes()),
             true => (format!("[]{}{{", list.of()), "}", ", "),
             false => ("[".to_owned(), "]", " "),
         };
@@ -178,6 +184,7 @@ impl<'a> Printer<'a> {
 
     fn map(&mut self, map: &Map, verb: char, depth: usize) -> Done {
         let (open, close, between) = match self.flags.sharp_v {
+            true if map.is_nil() => return self.raw(format!("map[string]{}(nil)", map.of()).as_bytes()),
             true => (format!("map[string]{}{{", map.of()), "}", ", "),
             false => ("map[".to_owned(), "]", " "),
         };
@@ -191,6 +198,25 @@ impl<'a> Printer<'a> {
             self.value(item, verb, depth + 1)?;
         }
         self.raw(close.as_bytes())
+    }
+
+    fn certificate(&mut self, certificate: &Certificate, verb: char, depth: usize) -> Done {
+        let names = self.flags.sharp_v || self.flags.plus_v;
+        self.raw(if self.flags.sharp_v { b"sprig.certificate{" } else { b"{" })?;
+        for (i, (name, text)) in [("Cert:", &certificate.cert), ("Key:", &certificate.key)].into_iter().enumerate() {
+            if i > 0 {
+                self.raw(if self.flags.sharp_v { b", " } else { b" " })?;
+            }
+            if names {
+                self.raw(name.as_bytes())?;
+            }
+            self.value(&Value::Str(text.clone()), verb, depth + 1)?;
+        }
+        self.raw(b"}")
+    }
+
+    fn stringer(&mut self, text: &str, verb: char) -> Done {
+        self.string(text.as_bytes(), if matches!(verb, 'x' | 'X' | 'q') { verb } else { 's' })
     }
 
     fn string(&mut self, bytes: &[u8], verb: char) -> Done {
@@ -346,6 +372,7 @@ impl<'a> Printer<'a> {
             (true, ..) => "-",
             (_, true, _) => "+",
             (.., true) => " ",
+            _ if float.is_infinite() => "+",
             _ => "",
         };
         self.meter.memory(text.len())?;

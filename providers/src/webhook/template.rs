@@ -36,7 +36,7 @@ pub(super) fn render(field: &str, template: &str, context: &Context, used: Use) 
         let hint = if error.message.contains("no entry for key") { names(context) } else { String::new() };
         Error::invalid(field, format!("{error}{hint}"))
     };
-    let options = Options { missing_key: MissingKey::Error, limits: LIMITS, ..Options::default() };
+    let options = Options { missing_key: MissingKey::Error, limits: LIMITS, sprig: true, ..Options::default() };
     let name = field.rsplit('.').next().unwrap_or(field);
     let template = Template::parse(name, template, &options).map_err(invalid)?;
     let mut output = template.render(&data(context, used)).map_err(invalid)?;

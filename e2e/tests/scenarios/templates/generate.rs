@@ -25,7 +25,7 @@ impl Dice {
     }
 
     /// True in so many of a hundred.
-    fn percent(&mut self, chance: usize) -> bool {
+    pub fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }
 }

@@ -1,6 +1,8 @@
 //! Templates through Go and through our engine: they agree in every byte of output, and in what is an error.
 
 mod generate;
+mod sprig;
+mod table;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -20,6 +22,8 @@ struct Question {
     template: String,
     missing: &'static str,
     delimiters: (&'static str, &'static str),
+    /// With Sprig's functions.
+    sprig: bool,
     /// Any shape, or with only text in it the shape that templates of Secrets get.
     data: Value,
     is_text: bool,
@@ -28,7 +32,7 @@ struct Question {
 impl Question {
     fn to_json(&self) -> Value {
         let data = if self.is_text { "data" } else { "any" };
-        json!({"template": self.template, "missing": self.missing, "left": self.delimiters.0, "right": self.delimiters.1, data: self.data})
+        json!({"template": self.template, "missing": self.missing, "left": self.delimiters.0, "right": self.delimiters.1, "sprig": self.sprig, data: self.data})
     }
 
     /// Our answer: the output, or the error.
@@ -39,7 +43,7 @@ impl Question {
             _ => MissingKey::Invalid,
         };
         let delimiters = (self.delimiters.0.to_owned(), self.delimiters.1.to_owned());
-        let options = Options { missing_key, delimiters, ..Options::default() };
+        let options = Options { missing_key, delimiters, sprig: self.sprig, ..Options::default() };
         let data = match self.is_text {
             true => {
                 let fields = self.data.as_object().unwrap().iter();
@@ -84,10 +88,14 @@ fn any_data() -> Value {
     })
 }
 
+/// The program that asks Go.
+fn oracle() -> std::path::PathBuf {
+    find_or_build(Component::Templates, &|text| eprintln!("{text}")).unwrap()
+}
+
 /// Go's answers.
 fn ask_go(questions: &[Question]) -> Vec<Result<Vec<u8>, String>> {
-    let program = find_or_build(Component::Templates, &|text| eprintln!("{text}")).unwrap();
-    let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(oracle()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     let lines: Vec<String> = questions.iter().map(|question| question.to_json().to_string()).collect();
     let writer = std::thread::spawn(move || lines.iter().for_each(|line| writeln!(input, "{line}").unwrap()));
@@ -105,9 +113,15 @@ fn ask_go(questions: &[Question]) -> Vec<Result<Vec<u8>, String>> {
     answers
 }
 
+/// What a comparison came to; agreed ones with their templates.
+struct Compared {
+    tried: usize,
+    rendered: Vec<String>,
+}
+
 /// Runs all through both; fails with those that differ.
-fn compare(what: &str, questions: &[Question]) {
-    let (mut rendered, mut differing) = (0, Vec::new());
+fn compare(what: &str, questions: &[Question]) -> Compared {
+    let (mut rendered, mut differing) = (Vec::new(), Vec::new());
     for (question, go) in questions.iter().zip(ask_go(questions)) {
         let ours = question.answer();
         let same = match (&go, &ours) {
@@ -115,7 +129,9 @@ fn compare(what: &str, questions: &[Question]) {
             (Err(_), Err(_)) => true,
             _ => false,
         };
-        rendered += usize::from(same && go.is_ok());
+        if same && go.is_ok() {
+            rendered.push(question.template.clone());
+        }
         if !same {
             let show = |answer: &Result<Vec<u8>, String>| match answer {
                 Ok(output) => format!("{:?}", String::from_utf8_lossy(output)),
@@ -132,40 +148,166 @@ fn compare(what: &str, questions: &[Question]) {
         }
     }
     let agreed = questions.len() - differing.len();
-    println!("{what}: {} tried, {agreed} agreed ({rendered} with output), {} differing", questions.len(), differing.len());
+    let with_output = rendered.len();
+    println!("{what}: {} tried, {agreed} agreed ({with_output} with output), {} differing", questions.len(), differing.len());
     assert!(differing.is_empty(), "{} differ:\n{}", differing.len(), differing[..differing.len().min(8)].join("\n\n"));
-    assert!(rendered * 4 > questions.len(), "most of what is tried must not be errors only");
+    assert!(with_output * 4 > questions.len(), "most of what is tried must not be errors only");
+    Compared { tried: questions.len(), rendered }
+}
+
+fn number(name: &str, usual: usize) -> usize {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
+/// A corpus's templates, each with three meanings of missing keys and two kinds of data, and with other delimiters.
+fn corpus(file: &str, sprig: bool) -> Vec<Question> {
+    let text = std::fs::read_to_string(root().join("e2e/templates").join(file)).unwrap();
+    let mut questions = Vec::new();
+    for template in text.split("\n===\n") {
+        // What takes long and looks at no data is asked once.
+        let is_slow =
+            ["-----BEGIN", "MII", "genCA", "genSigned", "derivePassword", "crypt"].iter().any(|word| template.contains(word));
+        if is_slow {
+            let template = template.trim_end_matches('\n').to_owned();
+            questions.push(Question {
+                template,
+                missing: "error",
+                delimiters: ("", ""),
+                sprig,
+                data: text_data(),
+                is_text: true,
+            });
+            continue;
+        }
+        for missing in ["error", "default", "zero"] {
+            for (data, is_text) in [(text_data(), true), (any_data(), false)] {
+                let template = template.trim_end_matches('\n').to_owned();
+                questions.push(Question { template, missing, delimiters: ("", ""), sprig, data, is_text });
+            }
+        }
+        let template = template.trim_end_matches('\n').replace("{{", "[[").replace("}}", "]]");
+        questions.push(Question {
+            template,
+            missing: "error",
+            delimiters: ("[[", "]]"),
+            sprig,
+            data: text_data(),
+            is_text: true,
+        });
+    }
+    questions
 }
 
 #[test]
 fn the_corpus_of_templates_means_to_us_what_it_means_to_go() {
-    let text = std::fs::read_to_string(root().join("e2e/templates/corpus.txt")).unwrap();
-    let mut questions = Vec::new();
-    for template in text.split("\n===\n") {
-        for missing in ["error", "default", "zero"] {
-            for (data, is_text) in [(text_data(), true), (any_data(), false)] {
-                let template = template.trim_end_matches('\n').to_owned();
-                questions.push(Question { template, missing, delimiters: ("", ""), data, is_text });
-            }
-        }
-        // The same with other delimiters.
-        let template = template.trim_end_matches('\n').replace("{{", "[[").replace("}}", "]]");
-        questions.push(Question { template, missing: "error", delimiters: ("[[", "]]"), data: text_data(), is_text: true });
-    }
-    compare("corpus", &questions);
+    compare("corpus", &corpus("corpus.txt", false));
 }
 
 #[test]
 fn random_templates_mean_to_us_what_they_mean_to_go() {
-    let number = |name: &str, usual: usize| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
     let mut dice = generate::Dice::new(number("TEMPLATES_SEED", 1) as u64);
     let questions: Vec<Question> = (0..number("TEMPLATES", RANDOM))
         .map(|_| {
             let is_text = dice.below(5) == 0;
             let missing = dice.one(&["error", "default", "zero"]);
             let data = if is_text { text_data() } else { any_data() };
-            Question { template: generate::template(&mut dice), missing, delimiters: ("", ""), data, is_text }
+            Question { template: generate::template(&mut dice), missing, delimiters: ("", ""), sprig: false, data, is_text }
         })
         .collect();
     compare("random", &questions);
+}
+
+/// Calls of Sprig's functions with all kinds of arguments.
+fn calls() -> Vec<Question> {
+    let listed = Command::new(oracle()).arg("functions").output().unwrap();
+    let signatures = String::from_utf8(listed.stdout).unwrap();
+    let known: Vec<sprig::Signature> =
+        signatures.lines().map(sprig::signature).filter(|s| !table::is_left_out(&s.name)).collect();
+    let mut dice = generate::Dice::new(number("TEMPLATES_SEED", 1) as u64);
+    let question = |_| {
+        let template = if dice.percent(60) { sprig::any(&mut dice, &known) } else { sprig::special(&mut dice) };
+        let missing = dice.one(&["error", "default"]);
+        Question { template, missing, delimiters: ("", ""), sprig: true, data: any_data(), is_text: false }
+    };
+    (0..number("TEMPLATES", 3 * RANDOM)).map(question).filter(|question| !table::is_known_to_differ(&question.template)).collect()
+}
+
+#[test]
+fn sprig_means_to_us_what_it_means_to_go() {
+    let corpus = compare("Sprig's corpus", &corpus("sprig.txt", true));
+    let random = compare("random calls", &calls());
+    table::check(&corpus, &random);
+}
+
+#[test]
+fn what_is_said_to_differ_from_go_differs() {
+    let question = |template: &str| Question {
+        template: template.to_owned(),
+        missing: "error",
+        delimiters: ("", ""),
+        sprig: true,
+        data: text_data(),
+        is_text: true,
+    };
+    let questions: Vec<Question> = table::DIFFERENT.iter().map(|(template, _)| question(template)).collect();
+    for (question, go) in questions.iter().zip(ask_go(&questions)) {
+        let ours = question.answer();
+        assert!(go.clone().ok() != ours.clone().ok(), "{} is no difference any more: {go:?} and {ours:?}", question.template);
+    }
+}
+
+#[test]
+fn go_reads_the_pkcs12_stores_that_we_write() {
+    let text = std::fs::read_to_string(root().join("e2e/templates/sprig.txt")).unwrap();
+    let block = |kind: &str| {
+        let start = text.find(&format!("-----BEGIN {kind}-----")).unwrap();
+        let end = format!("-----END {kind}-----\n");
+        text[start..start + text[start..].find(&end).unwrap() + end.len()].to_owned()
+    };
+    let (key, rest) = (block("PRIVATE KEY"), &text[text.find("filterPEM").unwrap()..]);
+    // The leaf that the key belongs to, and another behind it.
+    let certificates: Vec<&str> = rest
+        .split_inclusive("-----END CERTIFICATE-----\n")
+        .take(2)
+        .map(|part| &part[part.find("-----BEGIN CERTIFICATE").unwrap()..])
+        .collect();
+    let chain = certificates.concat();
+    let question = |template: String| Question {
+        template,
+        missing: "error",
+        delimiters: ("", ""),
+        sprig: true,
+        data: json!({"key": key, "leaf": certificates[0], "chain": chain}),
+        is_text: true,
+    };
+    let written = |template: &str| String::from_utf8(question(template.to_owned()).answer().unwrap()).unwrap();
+    let read = |template: String| String::from_utf8(ask_go(&[question(template)]).remove(0).unwrap()).unwrap();
+    for (write, password, with) in [
+        ("{{ pemToPkcs12 .leaf .key }}", "", certificates[0]),
+        (r#"{{ pemToPkcs12Pass .chain .key "hunter2" }}"#, "hunter2", certificates[0]),
+        ("{{ fullPemToPkcs12 .chain .key }}", "", &chain),
+        (r#"{{ fullPemToPkcs12Pass .chain .key "hunter2" }}"#, "hunter2", &chain),
+    ] {
+        let store = written(write);
+        assert_eq!(read(format!(r#"{{{{ "{store}" | b64dec | pkcs12keyPass "{password}" }}}}"#)), key, "{write}");
+        assert_eq!(read(format!(r#"{{{{ "{store}" | b64dec | pkcs12certPass "{password}" }}}}"#)), with, "{write}");
+        assert_eq!(written(&format!(r#"{{{{ "{store}" | b64dec | pkcs12certPass "{password}" }}}}"#)), with, "{write}");
+    }
+    // A store of Java's kind, which Go does not read: another library does.
+    const READ: &str = "import base64, sys\nfrom cryptography.hazmat.primitives.serialization import Encoding, pkcs12\n\
+        store = pkcs12.load_pkcs12(base64.b64decode(sys.argv[1]), sys.argv[2].encode() or None)\n\
+        print(''.join(c.certificate.public_bytes(Encoding.PEM).decode() for c in store.additional_certs))";
+    let python = lockstep_e2e::python::programs(&|text| eprintln!("{text}")).unwrap().join("python");
+    for (write, password) in
+        [("{{ pemTruststoreToPKCS12 .chain }}", ""), (r#"{{ pemTruststoreToPKCS12Pass .chain "pw" }}"#, "pw")]
+    {
+        let store = written(write);
+        let output = Command::new(&python).args(["-c", READ, &store, password]).output().unwrap();
+        let read = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            certificates.iter().all(|certificate| read.contains(certificate)),
+            "{write}: {read}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
 }
