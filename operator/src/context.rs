@@ -93,6 +93,8 @@ pub struct Context {
     pub connections: Connections,
     /// What stores refer to.
     pub refs: Arc<Refs>,
+    /// What the templates of ExternalSecrets are read from.
+    pub template_refs: Arc<Refs<ObjectKey>>,
     /// ExternalSecrets to reconcile.
     pub objects: Queue<ObjectKey>,
     /// Stores to reconcile.
@@ -111,6 +113,8 @@ pub struct Context {
     pub filled: AtomicBool,
     /// Bounds writes to the API server.
     pub writes: Semaphore,
+    /// Bounds templates that are rendered at once.
+    pub renders: Semaphore,
     /// The wall clock: injected, so that logic never reads it.
     pub clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
     store_memos: Mutex<HashMap<StoreKey, StoreMemo>>,
@@ -128,6 +132,15 @@ impl Context {
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let metrics = Arc::new(Metrics::default());
             let stores = Queue::<StoreKey>::default();
+            let template_refs = Refs::new(streams.clone(), {
+                let weak = weak.clone();
+                Box::new(move |user: &ObjectKey| {
+                    if let Some(ctx) = weak.upgrade() {
+                        tracing::debug!(object = %user, "what its templates are read from changed");
+                        ctx.objects.wake(user.clone(), Wake::store(Instant::now()));
+                    }
+                })
+            });
             let refs = Refs::new(streams, {
                 let weak = weak.clone();
                 Box::new(move |user: &ConnectionKey| {
@@ -163,6 +176,7 @@ impl Context {
                 state: State::default(),
                 connections,
                 refs,
+                template_refs,
                 objects,
                 stores,
                 events: Events::new(client.clone(), metrics.clone(), ownership.clone()),
@@ -171,6 +185,7 @@ impl Context {
                 malformed_stores: Malformed::default(),
                 filled: AtomicBool::new(false),
                 writes: Semaphore::new(options.concurrency.max(1)),
+                renders: Semaphore::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
                 metrics,
                 client,
                 options,
@@ -279,6 +294,7 @@ impl Context {
             None => true,
         };
         self.connections.tidy(is_used, &self.refs).await;
+        self.template_refs.retain(|key| self.state.object(key).is_some());
     }
 
     /// Whether a connection of a store knows its provider to be away.

@@ -4,6 +4,7 @@
 //! connections ([`crate::clients`]).
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::StreamExt;
@@ -67,35 +68,40 @@ impl std::fmt::Display for RefObject {
 /// Failures in a row after which a watch is spoken of.
 const TELL_AFTER: u32 = 3;
 
-struct Watched {
+/// Who refers to an object: a connection to a store, or an ExternalSecret with its templates.
+pub trait User: Clone + Eq + Hash + Send + Sync + 'static {}
+
+impl<T: Clone + Eq + Hash + Send + Sync + 'static> User for T {}
+
+struct Watched<U> {
     /// What each user read: the resource version, or nothing.
-    users: HashMap<ConnectionKey, Option<String>>,
+    users: HashMap<U, Option<String>>,
     /// What the watch has shown last, if it has shown anything.
     shown: Option<Option<String>>,
     _task: AbortOnDropHandle<()>,
 }
 
-type OnChange = Box<dyn Fn(&ConnectionKey) + Send + Sync>;
+type OnChange<U> = Box<dyn Fn(&U) + Send + Sync>;
 
 /// The index and its watches.
-pub struct Refs {
+pub struct Refs<U = ConnectionKey> {
     streams: Arc<Streams>,
-    watched: Mutex<HashMap<RefObject, Watched>>,
-    on_change: OnChange,
+    watched: Mutex<HashMap<RefObject, Watched<U>>>,
+    on_change: OnChange<U>,
 }
 
-impl Refs {
+impl<U: User> Refs<U> {
     /// `on_change` is called with every user of an object that is no longer what that user read.
-    pub fn new(streams: Arc<Streams>, on_change: OnChange) -> Arc<Self> {
+    pub fn new(streams: Arc<Streams>, on_change: OnChange<U>) -> Arc<Self> {
         Arc::new(Self { streams, watched: Mutex::default(), on_change })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RefObject, Watched>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RefObject, Watched<U>>> {
         self.watched.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// `user` has read `object` at `version`; none when it was not there.
-    pub fn note(self: &Arc<Self>, user: &ConnectionKey, object: RefObject, version: Option<String>) {
+    pub fn note(self: &Arc<Self>, user: &U, object: RefObject, version: Option<String>) {
         let mut watched = self.lock();
         let entry = watched.entry(object.clone()).or_insert_with(|| Watched {
             users: HashMap::new(),
@@ -112,12 +118,12 @@ impl Refs {
     }
 
     /// Whether `user` has read `object`.
-    pub fn refers(&self, user: &ConnectionKey, object: &RefObject) -> bool {
+    pub fn refers(&self, user: &U, object: &RefObject) -> bool {
         self.lock().get(object).is_some_and(|watched| watched.users.contains_key(user))
     }
 
     /// `user` refers to nothing any more.
-    pub fn forget(&self, user: &ConnectionKey) {
+    pub fn forget(&self, user: &U) {
         self.lock().retain(|_, watched| {
             watched.users.remove(user);
             !watched.users.is_empty()
@@ -125,7 +131,7 @@ impl Refs {
     }
 
     /// Forgets users that are none any more.
-    pub fn retain(&self, is_user: impl Fn(&ConnectionKey) -> bool) {
+    pub fn retain(&self, is_user: impl Fn(&U) -> bool) {
         self.lock().retain(|_, watched| {
             watched.users.retain(|user, _| is_user(user));
             !watched.users.is_empty()
@@ -143,11 +149,11 @@ impl Refs {
     }
 
     fn seen(&self, object: &RefObject, version: Option<&str>) {
-        let changed: Vec<ConnectionKey> = {
+        let changed: Vec<U> = {
             let mut watched = self.lock();
             let Some(entry) = watched.get_mut(object) else { return };
             entry.shown = Some(version.map(str::to_owned));
-            let stale = |(user, read): (&ConnectionKey, &Option<String>)| (read.as_deref() != version).then(|| user.clone());
+            let stale = |(user, read): (&U, &Option<String>)| (read.as_deref() != version).then(|| user.clone());
             entry.users.iter().filter_map(stale).collect()
         };
         changed.iter().for_each(|user| (self.on_change)(user));
@@ -160,7 +166,7 @@ fn is_newer(shown: Option<&str>, read: Option<&str>) -> bool {
     matches!((number(shown), number(read)), (Some(shown), Some(read)) if shown > read)
 }
 
-async fn watch(refs: std::sync::Weak<Refs>, place: Arc<Stream>, object: RefObject) {
+async fn watch<U: User>(refs: std::sync::Weak<Refs<U>>, place: Arc<Stream>, object: RefObject) {
     let client = place.client().await;
     match object.kind {
         RefKind::Secret => follow(refs, Api::<PartialObjectMeta<Secret>>::namespaced(client, &object.namespace), object).await,
@@ -185,7 +191,7 @@ where
 }
 
 /// Tells every version that the object takes; none when it is not there.
-async fn follow<K>(refs: std::sync::Weak<Refs>, api: Api<PartialObjectMeta<K>>, object: RefObject)
+async fn follow<U: User, K>(refs: std::sync::Weak<Refs<U>>, api: Api<PartialObjectMeta<K>>, object: RefObject)
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + serde::de::DeserializeOwned + 'static,
 {

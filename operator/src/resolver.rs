@@ -15,6 +15,9 @@ use lockstep_providers::{Caller, Error, OwnCluster, Resolver, Result, SecretByte
 use serde_json::Value;
 
 use crate::connections::ConnectionKey;
+use crate::context::Context;
+use crate::keys::ObjectKey;
+use crate::kube_io;
 use crate::metrics::Metrics;
 use crate::refs::{RefKind, RefObject, Refs, THERE, identity_version};
 
@@ -91,6 +94,53 @@ impl StoreResolver {
         let found = found.map_err(|error| api_error(field, &format!("Secret {namespace}/{name}"), &error))?;
         self.note(RefKind::Secret, namespace, name, found.as_ref().and_then(|s| s.resource_version()));
         found.ok_or_else(|| Error::invalid(field, format!("Secret {namespace}/{name} does not exist; create it")))
+    }
+}
+
+/// Reads what an ExternalSecret itself refers to: in its own namespace, for its references name no other.
+pub struct ObjectResolver<'a> {
+    /// Everything.
+    pub ctx: &'a Context,
+    /// On whose behalf.
+    pub key: &'a ObjectKey,
+}
+
+impl ObjectResolver<'_> {
+    /// Forgets what was read before: what is read from now on is all that the object refers to.
+    pub fn begin(&self) {
+        self.ctx.template_refs.forget(self.key);
+    }
+
+    fn note(&self, kind: RefKind, name: &str, version: Option<String>) {
+        self.ctx.template_refs.note(self.key, RefObject::new(kind, &self.key.namespace, name), version);
+    }
+
+    /// A ConfigMap's data; it is watched from then on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is not there or may not be read; [`Error::Unavailable`].
+    pub async fn config_map(&self, field: &str, name: &str) -> Result<BTreeMap<String, SecretBytes>> {
+        let what = format!("ConfigMap {}/{name}", self.key.namespace);
+        self.ctx.metrics.api_request("get", "configmaps");
+        let api = Api::<ConfigMap>::namespaced(self.ctx.client.clone(), &self.key.namespace);
+        let found = kube_io::in_time(api.get_opt(name)).await.map_err(|error| api_error(field, &what, &error))?;
+        self.note(RefKind::ConfigMap, name, found.as_ref().and_then(|c| c.resource_version()));
+        let found = found.ok_or_else(|| Error::invalid(field, format!("{what} does not exist; create it")))?;
+        Ok(found.data.unwrap_or_default().into_iter().map(|(key, text)| (key, SecretBytes::from(text))).collect())
+    }
+
+    /// A Secret's data; it is watched from then on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is not there or may not be read; [`Error::Unavailable`].
+    pub async fn secret(&self, field: &str, name: &str) -> Result<BTreeMap<String, SecretBytes>> {
+        let what = format!("Secret {}/{name}", self.key.namespace);
+        self.ctx.metrics.api_request("get", "secrets");
+        let api = Api::<Secret>::namespaced(self.ctx.client.clone(), &self.key.namespace);
+        let found = kube_io::in_time(api.get_opt(name)).await.map_err(|error| api_error(field, &what, &error))?;
+        self.note(RefKind::Secret, name, found.as_ref().and_then(|s| s.resource_version()));
+        let found = found.ok_or_else(|| Error::invalid(field, format!("{what} does not exist; create it")))?;
+        Ok(found.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, SecretBytes::new(bytes.0))).collect())
     }
 }
 

@@ -74,8 +74,6 @@ async fn an_object_that_asks_for_what_can_not_be_says_so() {
     interval["refreshInterval"] = json!("banana");
     let mut none = data(case.data("k", "text", "p"));
     none["secretStoreRef"] = json!({"name": "not-there"});
-    let mut template = data(case.data("k", "text", "p"));
-    template["target"] = json!({"template": {"data": {"a": "{{ .k }}"}}});
     for (i, (spec, needle)) in [
         (data(case.data("k", "not-there", "p")), "Vault has nothing at secret/data/"),
         (data(case.data("k", "text", "not-there")), "the value has no property not-there; it has list, p"),
@@ -90,7 +88,6 @@ async fn an_object_that_asks_for_what_can_not_be_says_so() {
         (data(version), "remoteRef.version: is no positive number"),
         (interval, r#"spec.refreshInterval: "banana" is no duration; write for example 1h, 15m or 90s"#),
         (none, "/not-there does not exist; create it, or name another in spec.secretStoreRef"),
-        (template, "spec.target.template.data is not served by this version"),
         (data(case.data("k", "text", "@pretty")), "the modifier @pretty is not supported"),
         (data(case.data("..", "text", "p")), r#"secretKey ".." is no key that a Secret can have"#),
     ]

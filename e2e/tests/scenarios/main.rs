@@ -23,4 +23,5 @@ mod shards;
 mod stores;
 mod sync;
 mod templates;
+mod templating;
 mod webhook;

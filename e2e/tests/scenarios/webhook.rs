@@ -77,7 +77,7 @@ async fn a_wrong_webhook_says_where_it_is_wrong() {
     let api = HttpApi::start("CANARY-token").await;
     credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
     for (name, more, needle) in [
-        ("function", json!({"url": format!("{}/{{{{ .remoteRef.key | upper }}}}", api.url)}), "function \"upper\" not defined"),
+        ("function", json!({"url": format!("{}/{{{{ .remoteRef.key | env }}}}", api.url)}), "function \"env\" not defined"),
         (
             "variable",
             json!({"headers": {"X-Key": "{{ .api.pin }}"}}),

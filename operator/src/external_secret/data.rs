@@ -157,7 +157,8 @@ fn finish(
     }
 }
 
-fn decode(raw: SecretBytes, strategy: DecodingStrategy) -> Result<SecretBytes, ValueError> {
+/// Decodes a value.
+pub fn decode(raw: SecretBytes, strategy: DecodingStrategy) -> Result<SecretBytes, ValueError> {
     let standard = || STANDARD.decode(raw.expose()).or_else(|_| STANDARD_NO_PAD.decode(raw.expose()));
     let url = || URL_SAFE.decode(raw.expose()).or_else(|_| URL_SAFE_NO_PAD.decode(raw.expose()));
     let fail = |name: &str| ValueError::Unusable(format!("the value is not {name}, and decodingStrategy is {name}"));

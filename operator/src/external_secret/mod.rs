@@ -9,6 +9,7 @@ pub mod plan;
 mod shell_tests;
 pub mod status;
 pub mod target;
+pub mod template;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -292,23 +293,31 @@ async fn sync(
         }
     }
     let versions = answers.into_iter().map(|a| a.ok().and_then(version_of)).collect();
-    if ctx.ownership.epoch(key) != epoch {
-        return Outcome::Failed(Failure::writing(target::ApplyError::Conflict("another replica has taken over".into())));
-    }
     // What most of those that wait never come to has no place in what each of them holds.
-    Box::pin(write(ctx, object, assembled.data, &seen, memo, versions, missing)).await
+    Box::pin(async {
+        let content = match template::content(ctx, key, object, assembled.data).await {
+            Ok(content) => content,
+            Err(failure) => return Outcome::Failed(failure),
+        };
+        if ctx.ownership.epoch(key) != epoch {
+            return Outcome::Failed(Failure::writing(target::ApplyError::Conflict("another replica has taken over".into())));
+        }
+        write(ctx, object, content, &seen, memo, versions, missing).await
+    })
+    .await
 }
 
 async fn write(
     ctx: &Context,
     object: &ExternalSecret,
-    data: BTreeMap<String, SecretBytes>,
+    content: template::Content,
     seen: &target::Seen,
     memo: &Memo,
     versions: Box<[Option<Arc<str>>]>,
     missing: Vec<String>,
 ) -> Outcome {
-    let desired = match target::Desired::new(object, data) {
+    let volatile = content.volatile.clone();
+    let mut desired = match target::Desired::new(object, content) {
         Ok(desired) => desired,
         Err(why) => return Outcome::Failed(Failure { category: "invalid", ..Failure::rejected(why) }),
     };
@@ -319,7 +328,14 @@ async fn write(
         let Ok(_permit) = ctx.writes.acquire().await else {
             return Outcome::Failed(Failure::writing(target::ApplyError::Conflict("the operator is stopping".into())));
         };
-        target::apply(ctx, &desired, seen, memo.binding.as_ref()).await
+        let settled = match &volatile {
+            Some(inputs) => target::settle(ctx, &mut desired, inputs).await,
+            None => Ok(()),
+        };
+        match settled {
+            Ok(()) => target::apply(ctx, &desired, seen, memo.binding.as_ref()).await,
+            Err(error) => Err(error),
+        }
     };
     match written {
         Ok((binding, change)) => Outcome::Synced { binding: Some(binding), change, versions, missing },

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::Memo;
 use super::target::{self, Seen};
+use super::template;
 use crate::keys::{ObjectKey, StoreKey, stable_hash};
 use crate::queue::Wake;
 use crate::turns::Turn;
@@ -147,9 +148,11 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     let due = wake.turn && next.is_some_and(|due| due.at <= *now);
     // So does what had failed already when this process came, unless a person changed it meanwhile.
     let old_failure = failed && observed.first && !changed && !wake.turn && !touched;
+    // Whether what its templates are read from changed before this process came can't be told.
+    let unseen = observed.first && template::has_sources(object);
     let refresh = never
         || match settings.policy {
-            RefreshPolicy::Periodic => changed || due || failed && !old_failure || wake.store || memo.owed,
+            RefreshPolicy::Periodic => unseen || changed || due || failed && !old_failure || wake.store || memo.owed,
             RefreshPolicy::OnChange => changed || memo.owed,
             RefreshPolicy::CreatedOnce => false,
         };
@@ -235,12 +238,7 @@ fn not_served_yet(object: &ExternalSecret) -> Result<(), String> {
     if spec.sync_windows.is_some() {
         return later("spec.syncWindows");
     }
-    match &spec.target.template {
-        Some(t) if !t.data.is_empty() => later("spec.target.template.data"),
-        Some(t) if !t.template_from.is_empty() => later("spec.target.template.templateFrom"),
-        Some(t) if t.metadata.is_some() => later("spec.target.template.metadata"),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// One entry of `dataFrom` or `data`, with the store that it reads from.
@@ -437,9 +435,6 @@ mod tests {
     fn fields_that_come_later_and_contradictions_are_named() {
         for (spec, needle) in [
             (json!({"refreshInterval": "banana"}), "spec.refreshInterval: \"banana\" is no duration"),
-            (json!({"target": {"template": {"data": {"a": "b"}}}}), "spec.target.template.data is not served"),
-            (json!({"target": {"template": {"templateFrom": [{"literal": "x"}]}}}), "spec.target.template.templateFrom"),
-            (json!({"target": {"template": {"metadata": {"labels": {}}}}}), "spec.target.template.metadata"),
             (json!({"target": {"template": {"type": "kubernetes.io/service-account-token"}}}), "service-account-token"),
             (json!({"target": {"manifest": {"apiVersion": "v1", "kind": "ConfigMap"}}}), "spec.target.manifest"),
             (json!({"dataFrom": [{"find": {"path": "x"}}]}), "spec.dataFrom[0].find"),

@@ -19,9 +19,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::data::MAX_SECRET_BYTES;
+use super::template::{self, Content, Metadata};
 use crate::keys::ObjectKey;
 
-pub use write::{ApplyError, Change, apply, delete, intact};
+pub use write::{ApplyError, Change, apply, delete, intact, settle};
 
 /// Field manager of every write but those of the Merge policies, which have one for each object.
 pub const FIELD_MANAGER: &str = "lockstep";
@@ -58,6 +59,7 @@ pub struct Desired {
     immutable: bool,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
+    finalizers: Vec<String>,
     data: BTreeMap<String, SecretBytes>,
     owner: Option<OwnerReference>,
     policy: CreationPolicy,
@@ -66,6 +68,9 @@ pub struct Desired {
     object: ObjectKey,
     uid: String,
 }
+
+/// Begins the annotation that says what was rendered by chance.
+const MARK_PREFIX: &str = "reconcile.external-secrets.io/rendered-";
 
 /// Types that the operator never writes: whoever holds them is somebody else to the cluster.
 const REFUSED_TYPES: [&str; 2] = ["bootstrap.kubernetes.io/token", "kubernetes.io/service-account-token"];
@@ -112,7 +117,8 @@ impl Desired {
     ///
     /// # Errors
     /// A sentence when no such Secret can be: too large, or not of its type's shape.
-    pub fn new(object: &ExternalSecret, data: BTreeMap<String, SecretBytes>) -> Result<Self, String> {
+    pub fn new(object: &ExternalSecret, content: Content) -> Result<Self, String> {
+        let Content { data, metadata, .. } = content;
         let size: usize = data.values().map(SecretBytes::len).sum();
         if size > MAX_SECRET_BYTES {
             let largest = data.iter().max_by_key(|(_, v)| v.len()).map_or("", |(k, _)| k);
@@ -125,7 +131,11 @@ impl Desired {
         check_shape(type_.as_deref().unwrap_or("Opaque"), &data)?;
         let key = ObjectKey::new(object.metadata.namespace.as_deref().unwrap_or_default(), &object.name_any());
         let policy = target.creation_policy;
-        let (mut labels, mut annotations) = copied_metadata(object);
+        let (mut labels, annotations) = match metadata {
+            Some(Metadata { labels, annotations }) => (labels, annotations),
+            None => copied_metadata(object),
+        };
+        let of_template = target.template.as_ref().and_then(|t| t.metadata.as_ref());
         labels.insert(LABEL_MANAGED.into(), "true".into());
         let exact = is_exact(policy);
         if exact {
@@ -137,7 +147,8 @@ impl Desired {
             type_,
             immutable: target.immutable.unwrap_or(false),
             labels,
-            annotations: std::mem::take(&mut annotations),
+            annotations,
+            finalizers: of_template.map(|m| m.finalizers.clone()).unwrap_or_default(),
             data,
             owner: (policy == CreationPolicy::Owner).then(|| object.controller_owner_ref(&())).flatten(),
             policy,
@@ -145,10 +156,7 @@ impl Desired {
             object: key,
             uid: object.uid().unwrap_or_default(),
         };
-        desired.hash = desired.fingerprint();
-        if exact {
-            desired.annotations.insert(ANNOTATION_DATA_HASH.into(), desired.hash.clone());
-        }
+        desired.seal();
         Ok(desired)
     }
 
@@ -173,6 +181,60 @@ impl Desired {
         hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
     }
 
+    /// Finalizers that a Secret does not have yet; one that is going gets none.
+    fn lacking_finalizers<'a>(&'a self, existing: &'a Secret) -> impl Iterator<Item = &'a String> {
+        let meta = &existing.metadata;
+        let wanted: &[String] = if meta.deletion_timestamp.is_none() { &self.finalizers } else { &[] };
+        wanted.iter().filter(|f| !meta.finalizers.as_ref().is_some_and(|all| all.contains(f)))
+    }
+
+    /// What was rendered from the same inputs before, and not touched since, stays as it is: chance and the clock are asked once.
+    /// `inputs` is the hash of what was rendered; a mark in the Secret says what was there when it was written.
+    pub fn keep(&mut self, there: Option<&Secret>, inputs: &str) {
+        let name = self.mark();
+        let marked = there.and_then(|s| s.metadata.annotations.as_ref()).and_then(|a| a.get(&name));
+        if let (Some(existing), Some(marked)) = (there, marked) {
+            let rendered = (self.data.clone(), self.labels.clone(), self.annotations.clone());
+            for (key, value) in &mut self.data {
+                if let Some(bytes) = existing.data.as_ref().and_then(|data| data.get(key)) {
+                    *value = SecretBytes::new(bytes.0.clone());
+                }
+            }
+            let of_existing =
+                [(&mut self.labels, &existing.metadata.labels), (&mut self.annotations, &existing.metadata.annotations)];
+            for (wanted, there) in of_existing {
+                for (key, value) in wanted.iter_mut() {
+                    if let Some(now) = there.as_ref().and_then(|t| t.get(key)) {
+                        value.clone_from(now);
+                    }
+                }
+            }
+            if is_exact(self.policy) {
+                self.annotations.remove(ANNOTATION_DATA_HASH);
+            }
+            if *marked != format!("{inputs}.{}", self.fingerprint()) {
+                (self.data, self.labels, self.annotations) = rendered;
+            }
+        }
+        self.annotations.remove(ANNOTATION_DATA_HASH);
+        self.annotations.remove(&name);
+        self.seal();
+        self.annotations.insert(name, format!("{inputs}.{}", self.hash));
+    }
+
+    /// The annotation that says what was rendered by chance from which inputs.
+    fn mark(&self) -> String {
+        format!("{MARK_PREFIX}{}", &created_by(&self.object)[..16])
+    }
+
+    /// Computes the hash, and writes it down where the whole Secret is ours.
+    fn seal(&mut self) {
+        self.hash = self.fingerprint();
+        if is_exact(self.policy) {
+            self.annotations.insert(ANNOTATION_DATA_HASH.into(), self.hash.clone());
+        }
+    }
+
     fn encoded(&self) -> BTreeMap<&str, String> {
         self.data.iter().map(|(k, v)| (k.as_str(), STANDARD.encode(v.expose()))).collect()
     }
@@ -184,7 +246,7 @@ impl Desired {
             kind: "Secret",
             metadata: without_empty(json!({
                 "name": self.name, "namespace": self.namespace, "labels": self.labels, "annotations": self.annotations,
-                "ownerReferences": self.owner.iter().collect::<Vec<_>>(), "uid": uid,
+                "ownerReferences": self.owner.iter().collect::<Vec<_>>(), "uid": uid, "finalizers": self.finalizers,
             })),
             type_: self.type_.as_deref(),
             immutable: self.immutable.then_some(true),
@@ -210,6 +272,8 @@ impl Desired {
         if let Some(owner) = self.owner.as_ref().filter(|o| !owners.iter().any(|e| e.uid == o.uid)) {
             owners.push(owner.clone());
         }
+        let mut finalizers = meta.finalizers.clone().unwrap_or_default();
+        finalizers.extend(self.lacking_finalizers(existing).cloned());
         Manifest {
             api_version: "v1",
             kind: "Secret",
@@ -217,7 +281,7 @@ impl Desired {
                 "name": self.name, "namespace": self.namespace, "uid": meta.uid, "resourceVersion": meta.resource_version,
                 "labels": kept(meta.labels.as_ref(), &own.labels, &self.labels),
                 "annotations": kept(meta.annotations.as_ref(), &own.annotations, &self.annotations),
-                "ownerReferences": owners, "finalizers": meta.finalizers,
+                "ownerReferences": owners, "finalizers": finalizers,
             })),
             type_: existing.type_.as_deref(),
             immutable: (self.immutable || existing.immutable == Some(true)).then_some(true),
@@ -232,7 +296,9 @@ impl Desired {
 
     /// Cuts values out of what the API server says.
     fn scrub(&self, text: &str) -> String {
-        let values: Vec<&str> = self.data.values().filter_map(SecretBytes::as_text).filter(|v| v.len() > 3).collect();
+        let rendered = self.labels.values().chain(self.annotations.values()).map(String::as_str);
+        let values: Vec<&str> =
+            self.data.values().filter_map(SecretBytes::as_text).chain(rendered).filter(|v| v.len() > 3).collect();
         foreign_text(text, &values)
     }
 }
@@ -298,6 +364,22 @@ fn copied_metadata(object: &ExternalSecret) -> (BTreeMap<String, String>, BTreeM
         map.iter().flatten().filter(|(k, _)| !own(k)).map(|(k, v)| (k.clone(), v.clone())).collect()
     };
     (copy(&object.metadata.labels), copy(&object.metadata.annotations))
+}
+
+/// What this very Secret says, as if templates had just given it.
+fn content_of(existing: &Secret, object: &ExternalSecret, own: &OwnFields, exact: bool) -> Content {
+    let mine = |key: &String| exact || own.data.contains(key);
+    let data = existing.data.iter().flatten().filter(|(k, _)| mine(k));
+    let data = data.map(|(k, v)| (k.clone(), SecretBytes::new(v.0.clone()))).collect();
+    let chosen = |there: &Option<BTreeMap<String, String>>, own: &BTreeSet<String>| {
+        let kept = there.iter().flatten().filter(|(k, _)| own.contains(*k) && !k.starts_with("reconcile.external-secrets.io/"));
+        kept.map(|(k, v)| (k.clone(), v.clone())).collect()
+    };
+    let metadata = object.spec.target.template.as_ref().filter(|t| template::gives_metadata(t)).map(|_| Metadata {
+        labels: chosen(&existing.metadata.labels, &own.labels),
+        annotations: chosen(&existing.metadata.annotations, &own.annotations),
+    });
+    Content { data, metadata, volatile: None }
 }
 
 /// What a field manager set on a Secret.
@@ -411,6 +493,7 @@ fn holds(existing: &Secret, desired: &Desired) -> bool {
         && owned
         && type_
         && (!desired.immutable || existing.immutable == Some(true))
+        && desired.lacking_finalizers(existing).next().is_none()
         && contains(existing.metadata.labels.as_ref(), &desired.labels)
         && contains(existing.metadata.annotations.as_ref(), &desired.annotations)
 }

@@ -120,7 +120,7 @@ mod tests {
                 r#"map has no entry for key "property"; there is .auth.a.b, .auth.token, .remoteRef.key"#,
             ),
             ("{{ .nobody.x }}", r#"no entry for key "nobody""#),
-            ("{{ .remoteRef.key | upper }}", r#"template url line 1 column 21: function "upper" not defined"#),
+            ("{{ .remoteRef.key | env }}", r#"template url line 1 column 21: function "env" not defined"#),
             ("{{ .remoteRef.key", "unclosed action"),
             ("{{ key }}", "not defined"),
             ("{{}}", "missing value for command"),

@@ -17,7 +17,7 @@ fn data(pairs: &[(&str, &str)]) -> BTreeMap<String, SecretBytes> {
 }
 
 fn desired(policy: &str, pairs: &[(&str, &str)]) -> Desired {
-    Desired::new(&object(policy), data(pairs)).unwrap()
+    Desired::new(&object(policy), Content::of_data(data(pairs))).unwrap()
 }
 
 fn secret(manifest: &Manifest<'_>) -> Secret {
@@ -106,7 +106,7 @@ fn an_immutable_or_differently_typed_secret_is_an_error_and_no_write() {
     assert!(matches!(judge(&written, &changed, true), Verdict::Refuse(why) if why.contains("immutable")));
     let mut typed = object("Owner");
     typed.spec.target.template = Some(serde_json::from_value(json!({"type": "kubernetes.io/basic-auth"})).unwrap());
-    let typed = Desired::new(&typed, data(&[("password", "p")])).unwrap();
+    let typed = Desired::new(&typed, Content::of_data(data(&[("password", "p")]))).unwrap();
     let plain = secret(&desired("Owner", &[("password", "p")]).manifest(None));
     assert!(matches!(judge(&plain, &typed, true), Verdict::Refuse(why) if why.contains("type Opaque")));
 }
@@ -135,7 +135,7 @@ fn a_replacement_keeps_what_others_added_and_drops_what_was_ours() {
 #[test]
 fn sizes_and_shapes_are_checked_before_the_write() {
     let big = "x".repeat(MAX_SECRET_BYTES + 1);
-    let error = Desired::new(&object("Owner"), data(&[("big", &big)])).err().unwrap();
+    let error = Desired::new(&object("Owner"), Content::of_data(data(&[("big", &big)]))).err().unwrap();
     assert!(error.contains("1048577 bytes") && error.contains("largest key is big"), "{error}");
     for (type_, pairs, needle) in [
         ("kubernetes.io/tls", vec![("tls.crt", "c")], "needs the key tls.key"),
@@ -147,4 +147,28 @@ fn sizes_and_shapes_are_checked_before_the_write() {
         assert!(error.contains(needle) && !error.contains("canary"), "{error}");
     }
     assert!(REFUSED_TYPES.iter().all(|t| check_type(t).is_err()) && check_type("my/type").is_ok());
+}
+
+#[test]
+fn what_chance_gave_stays_while_its_inputs_do_and_nobody_touches_it() {
+    for policy in ["Owner", "Merge"] {
+        let rendered =
+            |value: &str| Desired::new(&object(policy), Content::of_data(data(&[("id", value), ("user", "ada")]))).unwrap();
+        let mut first = rendered("chance-1");
+        first.keep(None, "inputs");
+        let there = secret(&first.manifest(Some("uid-1")));
+        let again = |inputs: &str, there: &Secret| {
+            let mut desired = rendered("chance-2");
+            desired.keep(Some(there), inputs);
+            (desired.data["id"].as_text().unwrap().to_owned(), desired.hash.clone())
+        };
+        assert_eq!(again("inputs", &there), ("chance-1".into(), first.hash.clone()), "{policy}");
+        assert_eq!(again("other", &there).0, "chance-2", "{policy}: the inputs changed");
+        let mut edited = there.clone();
+        edited.data.as_mut().unwrap().insert("user".into(), k8s_openapi::ByteString(b"eve".to_vec()));
+        assert_eq!(again("inputs", &edited).0, "chance-2", "{policy}: somebody touched it");
+        let mut bare = there.clone();
+        bare.metadata.annotations = None;
+        assert_eq!(again("inputs", &bare).0, "chance-2", "{policy}: nothing says what it was rendered from");
+    }
 }

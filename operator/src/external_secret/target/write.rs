@@ -1,15 +1,12 @@
 //! The shell half: at most one write to the target, preceded by one GET where it is not what this operator wrote last.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Preconditions};
 use kube::{Resource, ResourceExt};
 use lockstep_crds::external_secret::{Binding, CreationPolicy};
 use lockstep_crds::{ANNOTATION_DATA_HASH, ExternalSecret};
-use lockstep_providers::SecretBytes;
 
-use super::{Desired, FIELD_MANAGER, Seen, Verdict, created_by, holds, is_exact, judge, own_fields, owned_by};
+use super::{Desired, FIELD_MANAGER, Seen, Verdict, content_of, created_by, holds, is_exact, judge, own_fields, owned_by};
 use crate::context::Context;
 use crate::keys::ObjectKey;
 use crate::kube_io;
@@ -210,6 +207,16 @@ pub async fn delete(ctx: &Context, object: &ExternalSecret, seen: &Seen, binding
     }
 }
 
+/// Takes over what chance gave before, if the target says that it was rendered from the same inputs.
+///
+/// # Errors
+/// [`ApplyError`] when the target can't be read.
+pub async fn settle(ctx: &Context, desired: &mut Desired, inputs: &str) -> Result<(), ApplyError> {
+    let existing = get(ctx, desired).await?;
+    desired.keep(existing.as_ref(), inputs);
+    Ok(())
+}
+
 /// Whether a touched target still holds what was written: its own annotation and data say so, and no provider is asked.
 pub async fn intact(ctx: &Context, object: &ExternalSecret, binding: &Binding) -> Result<Option<Binding>, ApplyError> {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
@@ -217,19 +224,16 @@ pub async fn intact(ctx: &Context, object: &ExternalSecret, binding: &Binding) -
     let found = kube_io::in_time(Api::<Secret>::namespaced(ctx.client.clone(), namespace).get_opt(&binding.name)).await;
     let found = found.map_err(|_| ApplyError::Api(format!("Secret {namespace}/{}: get failed", binding.name)))?;
     let Some(existing) = found else { return Ok(None) };
-    let manager_data = if is_exact(object.spec.target.creation_policy) {
-        None
-    } else {
-        let key = ObjectKey::new(namespace, &object.name_any());
-        Some(own_fields(&existing, &format!("{FIELD_MANAGER}-{}", &created_by(&key)[..16])).data)
-    };
-    let mut data: BTreeMap<String, SecretBytes> =
-        existing.data.iter().flatten().map(|(k, v)| (k.clone(), SecretBytes::new(v.0.clone()))).collect();
-    if let Some(own) = manager_data {
-        data.retain(|k, _| own.contains(k));
-    }
+    let exact = is_exact(object.spec.target.creation_policy);
+    let key = ObjectKey::new(namespace, &object.name_any());
+    let manager = if exact { FIELD_MANAGER.to_owned() } else { format!("{FIELD_MANAGER}-{}", &created_by(&key)[..16]) };
+    let own = own_fields(&existing, &manager);
     // What the object would write if the providers gave just this: the same hash means that nothing of it was touched.
-    let Ok(desired) = Desired::new(object, data) else { return Ok(None) };
+    let Ok(mut desired) = Desired::new(object, content_of(&existing, object, &own, exact)) else { return Ok(None) };
+    let mark = desired.mark();
+    if let Some(marked) = existing.annotations().get(&mark) {
+        desired.annotations.insert(mark, marked.clone());
+    }
     // After a restart the target's own annotation says what was written.
     let written = binding.data_hash.as_ref().or_else(|| existing.annotations().get(ANNOTATION_DATA_HASH));
     let same = Some(&desired.hash) == written && existing.uid() == binding.uid && holds(&existing, &desired);
