@@ -7,14 +7,15 @@
 //! throttles, or is away, nobody waits for it: everyone gets the same error at once, until the time that it named is over or
 //! a probe reached it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::Shared;
-use lockstep_providers::{Capabilities, Error, Fetched, Provider, Result, Want};
+use gotemplate::regexp::Regexp;
+use lockstep_providers::{Capabilities, Error, Fetched, Find, Found, Provider, Result, Want};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -115,6 +116,28 @@ struct State {
     sweeping: bool,
     throttled_until: Option<Instant>,
     away: Option<Error>,
+    /// Searches under way, and those that were made a moment ago.
+    searches: HashMap<Search, Searched>,
+}
+
+/// What is looked for: the text of a regexp for names, a path, and tags.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Search {
+    /// RE2 syntax; matches somewhere in the name.
+    pub pattern: Option<String>,
+    /// Where to look.
+    pub path: Option<String>,
+    /// Tags that a remote secret must have.
+    pub tags: BTreeMap<String, String>,
+}
+
+type SearchAnswer = Shared<oneshot::Receiver<Result<Arc<[Found]>>>>;
+
+struct Searched {
+    id: u64,
+    /// None while it waits for those who may share it.
+    started: Option<Instant>,
+    answer: SearchAnswer,
 }
 
 impl State {
@@ -219,6 +242,7 @@ impl Reader {
             sweeping: false,
             throttled_until: None,
             away: None,
+            searches: HashMap::new(),
         };
         Arc::new(Self { provider, capabilities, retries, state: Mutex::new(state), limiter, labels, metrics, hooks })
     }
@@ -268,6 +292,84 @@ impl Reader {
             });
         }
         answers
+    }
+
+    /// Looks for remote secrets; whoever looks for the same at the same time shares the search.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a regexp that is none; what [`Provider::find`] answers.
+    pub async fn find(self: &Arc<Self>, search: Search, asking: Asking) -> Result<Arc<[Found]>> {
+        let name = search.pattern.as_deref().map(Regexp::new).transpose();
+        let name = name.map_err(|why| Error::invalid("find.name.regexp", why))?;
+        if let Some(error) = self.closed(Instant::now()) {
+            return Err(error);
+        }
+        let answer = {
+            let mut state = self.lock();
+            let young = |searched: &&Searched| searched.started.is_none_or(|started| started >= asking.fresh_after);
+            let failed = |searched: &&Searched| matches!(searched.answer.clone().now_or_never(), Some(Ok(Err(_)) | Err(_)));
+            match state.searches.get(&search).filter(young).filter(|searched| !failed(searched)) {
+                Some(searched) => {
+                    self.metrics.calls_saved(&self.labels, "shared", 1);
+                    searched.answer.clone()
+                }
+                None => {
+                    let (reply, receiver) = oneshot::channel();
+                    let answer = receiver.shared();
+                    state.next_id += 1;
+                    let id = state.next_id;
+                    let searched = Searched { id, started: None, answer: answer.clone() };
+                    state.searches.insert(search.clone(), searched);
+                    let query = Find { name, path: search.path.clone(), tags: search.tags.clone() };
+                    let reader = self.clone();
+                    // In a task of its own: whoever goes away while it runs takes nobody's answer along.
+                    tokio::spawn(async move { drop(reply.send(reader.look(search, id, &query).await)) });
+                    answer
+                }
+            }
+        };
+        answer.await.unwrap_or_else(|_| Err(Error::unavailable("the search was given up")))
+    }
+
+    /// One search, after a moment for those who may share it, and when the limits allow it.
+    async fn look(self: &Arc<Self>, search: Search, id: u64, query: &Find) -> Result<Arc<[Found]>> {
+        let gap = if (self.hooks.is_awaited)(Instant::now()) { FILLED } else { FILL };
+        tokio::time::sleep(gap).await;
+        loop {
+            let now = Instant::now();
+            let permission = self.limiter().take(now);
+            match permission {
+                Permission::Now => break,
+                Permission::At(at) => tokio::time::sleep_until(at).await,
+                Permission::WhenOneEnds => tokio::time::sleep(OTHERS).await,
+            }
+        }
+        let begun = Instant::now();
+        if let Some(searched) = self.lock().searches.get_mut(&search).filter(|searched| searched.id == id) {
+            searched.started = Some(begun);
+        }
+        let answer = match self.closed(begun) {
+            Some(error) => Err(error),
+            // A slot of the limiter must not be lost with a search that panics.
+            None => match AssertUnwindSafe(self.provider.find(query)).catch_unwind().await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    self.metrics.panicked();
+                    tracing::error!(store = %self.labels.store, "a provider panicked; please report it");
+                    Err(Error::unavailable("the provider failed unexpectedly; please report it"))
+                }
+            },
+        };
+        self.metrics.provider_call(&self.labels, "find", answer.as_ref().map_or_else(Error::category, |_| "ok"));
+        let throttled = matches!(answer, Err(Error::Throttled { .. }));
+        self.limiter().ended(throttled, begun, Instant::now());
+        if let Err(error) = &answer {
+            let away = matches!(error, Error::Unavailable { everybody: true, .. }).then(|| error.clone());
+            self.settle(&[Err(error.clone())], away);
+        }
+        self.pump();
+        self.sweep_later();
+        answer.map(Arc::from)
     }
 
     /// Why nobody may ask right now.
@@ -531,7 +633,8 @@ impl Reader {
             slot.known.take_if(|(_, at)| now - *at >= REMEMBER);
             slot.read.is_some() || slot.known.is_some()
         });
-        if state.slots.is_empty() {
+        state.searches.retain(|_, searched| searched.started.is_none_or(|started| now - started < RETAIN));
+        if state.slots.is_empty() && state.searches.is_empty() {
             state.slots.shrink_to_fit();
             state.sweeping = false;
         }

@@ -1,15 +1,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use regex::Regex;
+use gotemplate::regexp::Regexp;
 
 use crate::Payload;
 
 /// Which remote secrets are looked for: those that match all that is set.
 #[derive(Clone, Debug, Default)]
 pub struct Find {
-    /// Matches somewhere in the name.
-    pub name: Option<Regex>,
+    /// Matches somewhere in the name: RE2 syntax.
+    pub name: Option<Regexp>,
     /// Where to look, in the provider's own form.
     pub path: Option<String>,
     /// Tags, labels or custom metadata that a remote secret must have.
@@ -19,7 +19,7 @@ pub struct Find {
 impl Find {
     /// Whether a name is one of those looked for.
     pub fn admits_name(&self, name: &str) -> bool {
-        self.name.as_ref().is_none_or(|regex| regex.is_match(name))
+        self.name.as_ref().is_none_or(|regexp| regexp.is_match(name.as_bytes()))
     }
 
     /// Whether a remote secret has the tags that are looked for; it may have more.

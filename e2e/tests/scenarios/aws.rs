@@ -431,3 +431,34 @@ async fn a_refusal_that_passes_does_not_end_reading_in_batches() {
     on.case.secret_is("app", &[("a", "CANARY-v"), ("b", "CANARY-v")]).await;
     assert_eq!((on.count(&on.key, "BatchGetSecretValue"), on.count(&on.key, "GetSecretValue")), (2, 2));
 }
+
+#[tokio::test]
+async fn secrets_and_parameters_are_found_by_name_path_and_tags() {
+    let on = OnAws::new("on-find").await;
+    for (name, team) in [("db/a", "x"), ("db/b", "y"), ("web/c", "x")] {
+        let name = on.name(name);
+        on.aws.put_secret(&name, &format!("CANARY-{team}")).await;
+        let tags = json!([{"Key": "team", "Value": team}]);
+        on.aws.admin("secretsmanager.TagResource", json!({"SecretId": name, "Tags": tags})).await;
+        let parameter = format!("/{name}");
+        on.aws.put_parameter(&parameter, &format!("CANARY-{team}")).await;
+        let tagged = json!({"ResourceType": "Parameter", "ResourceId": parameter, "Tags": tags});
+        on.aws.admin("AmazonSSM.AddTagsToResource", tagged).await;
+    }
+    on.case.apply_store("sm", on.spec("SecretsManager", json!({}))).await;
+    on.case.apply_store("ssm", on.spec("ParameterStore", json!({}))).await;
+    let last = json!([{"regexp": {"source": ".*/", "target": ""}}]);
+    for (store, path) in [("sm", on.name("")), ("ssm", format!("/{}", on.case.name))] {
+        for (name, find, expected) in [
+            ("path", json!({"path": path}), &[("a", "CANARY-x"), ("b", "CANARY-y"), ("c", "CANARY-x")][..]),
+            ("name", json!({"path": path, "name": {"regexp": "/db/"}}), &[("a", "CANARY-x"), ("b", "CANARY-y")]),
+            ("tags", json!({"path": path, "tags": {"team": "x"}}), &[("a", "CANARY-x"), ("c", "CANARY-x")]),
+        ] {
+            let name = format!("{store}-{name}");
+            let spec = json!({"secretStoreRef": {"name": store}, "dataFrom": [{"find": find, "rewrite": last}]});
+            on.case.external_secret(&name, spec).await;
+            on.case.secret_is(&name, expected).await;
+        }
+    }
+    assert_eq!(on.count(&on.key, "GetSecretValue"), 0, "what was found is read in batches");
+}

@@ -341,3 +341,20 @@ async fn keys_and_certificates_are_pushed_once_and_again_after_they_were_deleted
     let theirs = Target { key: "key/theirs".into(), ..Target::default() };
     assert_eq!(provider.delete(&theirs).await, Ok(Deleted::NotOurs));
 }
+
+#[tokio::test]
+async fn secrets_are_found_by_name_and_tags() {
+    let on = OnAzure::new("azure-find").await;
+    for (name, team) in [("db-a", "x"), ("db-b", "y"), ("web-c", "x")] {
+        on.put(name, &format!("CANARY-{team}"), json!({"tags": {"team": team}}));
+    }
+    on.credentials(&on.client, "CANARY-client-secret").await;
+    on.store("kv", on.secret_auth()).await;
+    for (name, find, expected) in [
+        ("name", json!({"name": {"regexp": "^db-"}}), &[("db-a", "CANARY-x"), ("db-b", "CANARY-y")]),
+        ("tags", json!({"tags": {"team": "x"}}), &[("db-a", "CANARY-x"), ("web-c", "CANARY-x")]),
+    ] {
+        on.case.external_secret(name, json!({"secretStoreRef": {"name": "kv"}, "dataFrom": [{"find": find}]})).await;
+        on.case.secret_is(name, expected).await;
+    }
+}

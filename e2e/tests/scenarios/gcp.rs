@@ -448,3 +448,21 @@ async fn a_google_identity_logs_in_to_vault() {
     store(json!({"projectID": name, "workloadIdentity": cluster})).await;
     on.case.secret_is("by-cluster", &[("user", "CANARY-u")]).await;
 }
+
+#[tokio::test]
+async fn secrets_are_found_by_name_and_labels() {
+    let on = OnGcp::new("gcp-find").await;
+    for (name, team) in [("db-a", "x"), ("db-b", "y"), ("web-c", "x")] {
+        let name = on.secret(name);
+        on.gcp.put(&name, format!("CANARY-{team}").as_bytes());
+        on.gcp.set(&name, "labels", json!({"team": team}));
+    }
+    on.store("sm", json!({})).await;
+    for (name, find, expected) in [
+        ("name", json!({"name": {"regexp": "^db-"}}), &[("db-a", "CANARY-x"), ("db-b", "CANARY-y")]),
+        ("tags", json!({"tags": {"team": "x"}}), &[("db-a", "CANARY-x"), ("web-c", "CANARY-x")]),
+    ] {
+        on.case.external_secret(name, json!({"secretStoreRef": {"name": "sm"}, "dataFrom": [{"find": find}]})).await;
+        on.case.secret_is(name, expected).await;
+    }
+}

@@ -15,6 +15,7 @@ mod clients;
 mod conformance;
 mod crds;
 mod deployment;
+mod find;
 mod gcp;
 mod leaks;
 mod policies;

@@ -8,10 +8,6 @@ use serde_json::{Value, json};
 use crate::case::Case;
 
 /// A service account that may read the Secrets of a namespace, and no others.
-async fn reader(case: &Case, namespace: &str) {
-    account(case, namespace, &["get"]).await;
-}
-
 pub async fn account(case: &Case, namespace: &str, verbs: &[&str]) {
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader"}});
     case.apply(account).await.unwrap();
@@ -35,7 +31,7 @@ async fn secrets_of_another_namespace_arrive_by_each_kind_of_auth() {
     source.apply_secret("app", &[("user", "CANARY-u"), ("json", r#"{"deep": "CANARY-d"}"#)]).await;
     let labelled = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "labelled", "labels": {"owner": "team-a"}}, "stringData": {"p": "CANARY"}});
     source.apply(labelled).await.unwrap();
-    reader(&case, &source.name).await;
+    account(&case, &source.name, &["get", "list"]).await;
     let cluster = &case.harness.control_plane;
     let token = harness::service_account_token(&case.client, &case.name, "reader").await;
     let admin = std::fs::read_to_string(&cluster.kubeconfig).unwrap();
@@ -85,6 +81,10 @@ async fn secrets_of_another_namespace_arrive_by_each_kind_of_auth() {
     for name in ["token", "cert", "account", "config"] {
         case.secret_is(name, &[("user", "CANARY-u"), ("deep", "CANARY-d"), ("owner", "team-a")]).await;
     }
+    let find = json!({"find": {"tags": {"owner": "team-a"}}, "rewrite": [{"transform": {"template": "found-{{ .value }}"}}]});
+    case.external_secret("found", json!({"secretStoreRef": {"name": "token"}, "dataFrom": [find]})).await;
+    case.synced("found").await;
+    assert!(case.secret("found").await.unwrap().contains_key("found-labelled"));
     case.apply_store("program", spec(json!({"authRef": key("program")}))).await;
     case.store_is("program", "False", "InvalidProviderConfig", "exec is refused").await;
     case.apply_store("nobody", spec(json!({"server": server}))).await;

@@ -32,23 +32,38 @@ pub fn single(payload: &Payload, remote: &RemoteRef) -> Result<SecretBytes, Valu
     finish(raw, remote.decoding_strategy, remote.null_byte_policy)
 }
 
-/// Every key of a payload that is an object, decoded and with names that a Secret can have.
-pub fn extract(payload: &Payload, remote: &RemoteRef) -> Result<BTreeMap<String, SecretBytes>, ValueError> {
-    let fields = match (payload, remote.property.as_deref().filter(|p| !p.is_empty())) {
+/// Every key of a payload that is an object.
+pub fn fields(payload: &Payload, remote: &RemoteRef) -> Result<BTreeMap<String, SecretBytes>, ValueError> {
+    Ok(match (payload, remote.property.as_deref().filter(|p| !p.is_empty())) {
         (Payload::Fields(fields), None) => fields.clone(),
         (Payload::Property(bytes), _) => object(bytes, "the value")?,
         (_, Some(property)) => object(&self::property(payload, property)?, &format!("property {property}"))?,
         (Payload::Bytes(bytes), None) => object(bytes, "the value")?,
-    };
+    })
+}
+
+/// What becomes of the keys and values of many at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Treatment {
+    /// Of key names; none: they stay, for a rewrite has made them.
+    pub conversion: Option<ConversionStrategy>,
+    /// Of values.
+    pub decoding: Option<DecodingStrategy>,
+    /// Of NUL bytes in values.
+    pub nulls: Option<NullBytePolicy>,
+}
+
+/// Keys with names that a Secret can have, and values that are decoded.
+pub fn treated(fields: BTreeMap<String, SecretBytes>, how: Treatment) -> Result<BTreeMap<String, SecretBytes>, ValueError> {
     let mut out = BTreeMap::new();
     let mut origin: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in fields {
-        let key = secret_key(&name, remote.conversion_strategy.unwrap_or_default());
+        let key = how.conversion.map_or_else(|| name.clone(), |conversion| secret_key(&name, conversion));
         check_key(&key).map_err(|why| ValueError::Unusable(format!("key {name:?} {why}")))?;
         if let Some(other) = origin.insert(key.clone(), name.clone()) {
             return Err(ValueError::Unusable(format!("keys {other:?} and {name:?} both become {key:?}; rename one of them")));
         }
-        let value = finish(value, remote.decoding_strategy, remote.null_byte_policy).map_err(|error| match error {
+        let value = finish(value, how.decoding, how.nulls).map_err(|error| match error {
             ValueError::Missing(why) | ValueError::Unusable(why) => ValueError::Unusable(format!("key {name:?}: {why}")),
         })?;
         out.insert(key, value);
@@ -57,7 +72,7 @@ pub fn extract(payload: &Payload, remote: &RemoteRef) -> Result<BTreeMap<String,
 }
 
 /// The payload as one value.
-fn whole(payload: &Payload) -> Result<SecretBytes, ValueError> {
+pub fn whole(payload: &Payload) -> Result<SecretBytes, ValueError> {
     match payload {
         Payload::Bytes(bytes) | Payload::Property(bytes) => Ok(bytes.clone()),
         Payload::Fields(fields) => json_of(fields),
@@ -126,7 +141,7 @@ fn top_keys(text: &str) -> String {
 }
 
 /// A JSON value as a Secret holds it: a string's text, nothing for null, else its JSON text.
-fn text_of(raw: &RawValue) -> SecretBytes {
+pub(super) fn text_of(raw: &RawValue) -> SecretBytes {
     match raw.get() {
         "null" => SecretBytes::default(),
         text if text.starts_with('"') => serde_json::from_str::<String>(text).map(SecretBytes::from).unwrap_or_default(),
@@ -134,7 +149,7 @@ fn text_of(raw: &RawValue) -> SecretBytes {
     }
 }
 
-fn object(bytes: &SecretBytes, what: &str) -> Result<BTreeMap<String, SecretBytes>, ValueError> {
+pub(super) fn object(bytes: &SecretBytes, what: &str) -> Result<BTreeMap<String, SecretBytes>, ValueError> {
     let fields = bytes.as_text().and_then(|text| serde_json::from_str::<BTreeMap<String, &RawValue>>(text).ok());
     let fields = fields.ok_or_else(|| {
         ValueError::Unusable(format!("{what} is no JSON object, so extract finds no keys in it; use data to take it whole"))
@@ -205,6 +220,11 @@ mod tests {
 
     fn payload(text: &str) -> Payload {
         Payload::Bytes(SecretBytes::from(text))
+    }
+
+    fn extract(payload: &Payload, remote: &RemoteRef) -> Result<BTreeMap<String, SecretBytes>, ValueError> {
+        let conversion = Some(remote.conversion_strategy.unwrap_or_default());
+        treated(fields(payload, remote)?, Treatment { conversion, ..Treatment::default() })
     }
 
     fn remote(property: &str) -> RemoteRef {

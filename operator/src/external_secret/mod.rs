@@ -5,6 +5,7 @@
 
 pub mod data;
 pub mod plan;
+pub mod rewrite;
 #[cfg(test)]
 mod shell_tests;
 pub mod status;
@@ -20,8 +21,8 @@ use jiff::Timestamp;
 use kube::Api;
 use lockstep_crds::ExternalSecret;
 use lockstep_crds::conditions::{ConditionType, SecretReason};
-use lockstep_crds::external_secret::{Binding, CreationPolicy, MetadataPolicy};
-use lockstep_providers::{Error, Fetched, Payload, SecretBytes, Want};
+use lockstep_crds::external_secret::{Binding, CreationPolicy, Find, MetadataPolicy, RemoteRef};
+use lockstep_providers::{Error, Fetched, Found, Payload, SecretBytes, Want};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -29,9 +30,9 @@ use crate::context::Context;
 use crate::controller::Active;
 use crate::keys::{ObjectKey, StoreKey};
 use crate::queue::{Next, Wake};
-use crate::reads::Asking;
-use data::ValueError;
-use plan::{Observed, Plan, Settings, Source};
+use crate::reads::{Asking, Reader, Search};
+use data::{Treatment, ValueError};
+use plan::{Ask, Observed, Plan, Settings, Source};
 use status::{Failure, Gone, Outcome, Report, Requeue, Retry};
 
 /// How old a shared answer may be for a periodic refresh, as a share of its interval.
@@ -256,16 +257,19 @@ async fn sync(
     let known = if settled && memo.synced.as_deref() == Some(&plan::synced_version(object)) { &memo.versions[..] } else { &[] };
     let asking = Asking { fresh_after: fresh_after(memo, wake, settings), urgent: wake.changed };
 
+    // What is looked for has no version: with it, everything is read.
+    let known = if sources.iter().any(|s| s.remote().is_none()) { &[] } else { known };
     let mut answers = active.while_waiting(fetch(ctx, key, &sources, known, asking)).await;
-    if answers.iter().all(|a| matches!(a, Ok(Fetched::Unchanged))) {
+    let unchanged = |a: &Result<Answer, Error>| matches!(a, Ok(Answer::Read(Fetched::Unchanged)));
+    if answers.iter().all(unchanged) {
         return Outcome::Unchanged;
     }
-    if answers.iter().any(|a| matches!(a, Ok(Fetched::Unchanged))) {
+    if answers.iter().any(unchanged) {
         // Some changed: the others' values are needed too, to write the whole.
         answers = active.while_waiting(fetch(ctx, key, &sources, &[], asking)).await;
     }
 
-    let assembled = assemble(&sources, &answers);
+    let assembled = assemble(ctx, &sources, &answers).await;
     let failures = assembled.problems.iter().any(|(_, e)| !matches!(e, Error::NotFound(_)));
     if failures {
         return Outcome::Failed(Failure::reading(&assembled.problems));
@@ -354,6 +358,14 @@ fn fresh_after(memo: &Memo, wake: Wake, settings: &Settings) -> Instant {
     late.map_or(since, |late| since.max(late))
 }
 
+/// What a source gave.
+enum Answer {
+    /// One remote secret.
+    Read(Fetched),
+    /// Those that were found, by name.
+    Found(Vec<(String, Result<Arc<Payload>, Error>)>),
+}
+
 /// Reads every source, each store's in one go; the answers stand in the order of the sources.
 async fn fetch(
     ctx: &Arc<Context>,
@@ -361,7 +373,7 @@ async fn fetch(
     sources: &[Source<'_>],
     known: &[Option<Arc<str>>],
     asking: Asking,
-) -> Vec<Result<Fetched, Error>> {
+) -> Vec<Result<Answer, Error>> {
     let mut by_store: BTreeMap<&StoreKey, Vec<usize>> = BTreeMap::new();
     for (i, source) in sources.iter().enumerate() {
         by_store.entry(&source.store).or_default().push(i);
@@ -372,13 +384,25 @@ async fn fetch(
                 Ok(reader) => {
                     let taker = reader.takes_property().then_some(&key.namespace);
                     let seen = |i: usize| known.get(i).cloned().flatten();
-                    let wants: Vec<Want> = indices.iter().map(|&i| want(&sources[i], seen(i), taker)).collect();
-                    reader.read(&wants, asking).await
+                    let wanted = |i: &usize| sources[*i].remote().map(|remote| want(remote, seen(*i), taker));
+                    let wants: Vec<Want> = indices.iter().filter_map(wanted).collect();
+                    let searches = indices.iter().filter_map(|i| match sources[*i].ask {
+                        Ask::Find(find) => Some(search(&reader, find, taker, asking)),
+                        _ => None,
+                    });
+                    let (read, found) = tokio::join!(reader.read(&wants, asking), futures::future::join_all(searches));
+                    let (mut read, mut found) = (read.into_iter(), found.into_iter());
+                    let answer = |i: &usize| match sources[*i].remote() {
+                        Some(_) => read.next().map(|answer| answer.map(Answer::Read)),
+                        None => found.next().map(|answer| answer.map(Answer::Found)),
+                    };
+                    let lost = || Err(Error::unavailable("the read was given up"));
+                    indices.iter().map(answer).map(|answer| answer.unwrap_or_else(lost)).collect()
                 }
-                Err(error) => vec![Err(error); indices.len()],
+                Err(error) => indices.iter().map(|_| Err(error.clone())).collect::<Vec<_>>(),
             }
         };
-        let late = |_| vec![Err(Error::unavailable("no answer in time")); indices.len()];
+        let late = |_| indices.iter().map(|_| Err(Error::unavailable("no answer in time"))).collect();
         let answers = tokio::time::timeout(ctx.options.read_deadline, read).await.unwrap_or_else(late);
         indices.into_iter().zip(answers).collect::<Vec<_>>()
     });
@@ -387,22 +411,54 @@ async fn fetch(
     all.into_iter().map(|(_, answer)| answer).collect()
 }
 
+/// Looks for remote secrets, then reads those whose values the search did not give.
+async fn search(
+    reader: &Arc<Reader>,
+    find: &Find,
+    taker: Option<&Arc<str>>,
+    asking: Asking,
+) -> Result<Vec<(String, Result<Arc<Payload>, Error>)>, Error> {
+    let pattern = find.name.as_ref().and_then(|name| name.regexp.clone()).filter(|pattern| !pattern.is_empty());
+    let path = find.path.clone().filter(|path| !path.is_empty());
+    let search = Search { pattern, path, tags: find.tags.clone() };
+    let found = reader.find(search, asking).await?;
+    if found.is_empty() {
+        return Err(Error::NotFound("no remote secret matches".into()));
+    }
+    let unread = found.iter().filter(|found| found.payload.is_none());
+    let wants: Vec<Want> =
+        unread.map(|found| want(&RemoteRef { key: found.key.clone(), ..RemoteRef::default() }, None, taker)).collect();
+    let mut read = reader.read(&wants, asking).await.into_iter();
+    let value = |found: &Found| match &found.payload {
+        Some(payload) => Ok(payload.clone()),
+        None => match read.next() {
+            Some(Ok(Fetched::Value { payload, .. })) => Ok(payload),
+            Some(Err(error)) => Err(error),
+            _ => Err(Error::unavailable("the read was given up")),
+        },
+    };
+    let values: Vec<_> = found.iter().map(value).collect();
+    // One that went between the search and its read is one that is not found.
+    let named = found.iter().map(|found| found.name.clone()).zip(values);
+    Ok(named.filter(|(_, value)| !matches!(value, Err(Error::NotFound(_)))).collect())
+}
+
 /// `taker` is the namespace that asks, for a provider that takes property and namespace.
-fn want(source: &Source<'_>, seen: Option<Arc<str>>, taker: Option<&Arc<str>>) -> Want {
+fn want(remote: &RemoteRef, seen: Option<Arc<str>>, taker: Option<&Arc<str>>) -> Want {
     Want {
-        key: source.remote.key.clone(),
-        version: source.remote.version.clone().filter(|v| !v.is_empty()),
-        metadata: source.remote.metadata_policy == Some(MetadataPolicy::Fetch),
-        property: taker.and(source.remote.property.clone()).filter(|p| !p.is_empty()),
+        key: remote.key.clone(),
+        version: remote.version.clone().filter(|v| !v.is_empty()),
+        metadata: remote.metadata_policy == Some(MetadataPolicy::Fetch),
+        property: taker.and(remote.property.clone()).filter(|p| !p.is_empty()),
         namespace: taker.map(|namespace| namespace.to_string()),
         seen,
     }
 }
 
-fn version_of(fetched: Fetched) -> Option<Arc<str>> {
-    match fetched {
-        Fetched::Value { version, .. } => version,
-        Fetched::Unchanged => None,
+fn version_of(answer: Answer) -> Option<Arc<str>> {
+    match answer {
+        Answer::Read(Fetched::Value { version, .. }) => version,
+        Answer::Read(Fetched::Unchanged) | Answer::Found(_) => None,
     }
 }
 
@@ -423,12 +479,27 @@ impl Assembled {
     }
 }
 
-fn assemble(sources: &[Source<'_>], answers: &[Result<Fetched, Error>]) -> Assembled {
+async fn assemble(ctx: &Context, sources: &[Source<'_>], answers: &[Result<Answer, Error>]) -> Assembled {
     let mut all = Assembled { data: BTreeMap::new(), problems: Vec::new(), lacking: 0 };
     for (source, answer) in sources.iter().zip(answers) {
-        let payload: &Payload = match answer {
-            Ok(Fetched::Value { payload, .. }) => payload,
-            Ok(Fetched::Unchanged) => continue,
+        let values = match answer {
+            Ok(Answer::Read(Fetched::Value { payload, .. })) => of_one(source, payload),
+            Ok(Answer::Read(Fetched::Unchanged)) => continue,
+            Ok(Answer::Found(found)) => {
+                let mut fields = BTreeMap::new();
+                for (name, payload) in found {
+                    let value = payload.clone().and_then(|payload| {
+                        data::whole(&payload).map_err(|error| match error {
+                            ValueError::Missing(why) | ValueError::Unusable(why) => Error::invalid("value", why),
+                        })
+                    });
+                    match value {
+                        Ok(value) => drop(fields.insert(name.clone(), value)),
+                        Err(error) => all.problem(format!("{}, found {name}", source.describe()), error),
+                    }
+                }
+                Ok(fields)
+            }
             Err(error) => {
                 let what = match error {
                     // A store that can't be connected to fails all of its keys alike: it is named once.
@@ -439,12 +510,9 @@ fn assemble(sources: &[Source<'_>], answers: &[Result<Fetched, Error>]) -> Assem
                 continue;
             }
         };
-        let values = match source.key {
-            Some(key) => data::check_key(key)
-                .map_err(|why| ValueError::Unusable(format!("secretKey {key:?} {why}")))
-                .and_then(|()| data::single(payload, source.remote))
-                .map(|value| BTreeMap::from([(key.to_owned(), value)])),
-            None => data::extract(payload, source.remote),
+        let values = match values {
+            Ok(values) => rewritten(ctx, source, values).await,
+            Err(error) => Err(error),
         };
         match values {
             Ok(values) => all.data.extend(values),
@@ -453,6 +521,42 @@ fn assemble(sources: &[Source<'_>], answers: &[Result<Fetched, Error>]) -> Assem
         }
     }
     all
+}
+
+/// The keys that one remote secret gives, before they are rewritten.
+fn of_one(source: &Source<'_>, payload: &Payload) -> Result<BTreeMap<String, SecretBytes>, ValueError> {
+    match source.ask {
+        Ask::Key(key, remote) => data::check_key(key)
+            .map_err(|why| ValueError::Unusable(format!("secretKey {key:?} {why}")))
+            .and_then(|()| data::single(payload, remote))
+            .map(|value| BTreeMap::from([(key.to_owned(), value)])),
+        Ask::Extract(remote) => data::fields(payload, remote),
+        Ask::Find(_) => Ok(BTreeMap::new()),
+    }
+}
+
+/// Rewritten keys, with names that a Secret can have and values that are decoded.
+async fn rewritten(
+    ctx: &Context,
+    source: &Source<'_>,
+    values: BTreeMap<String, SecretBytes>,
+) -> Result<BTreeMap<String, SecretBytes>, ValueError> {
+    let (conversion, decoding, nulls) = match source.ask {
+        Ask::Key(..) => return Ok(values),
+        Ask::Extract(remote) => (remote.conversion_strategy, remote.decoding_strategy, remote.null_byte_policy),
+        Ask::Find(find) => (find.conversion_strategy, find.decoding_strategy, find.null_byte_policy),
+    };
+    if source.rewrite.is_empty() {
+        let conversion = Some(conversion.unwrap_or_default());
+        return data::treated(values, Treatment { conversion, decoding, nulls });
+    }
+    let stopped = || ValueError::Unusable("the operator is stopping".into());
+    let _permit = ctx.renders.acquire().await.map_err(|_| stopped())?;
+    let rewrites = source.rewrite.to_vec();
+    // Rewrites are templates too: other objects do not wait for them.
+    let rewritten = tokio::task::spawn_blocking(move || rewrite::apply(&rewrites, values)).await;
+    let values = rewritten.map_err(|_| stopped())?.map_err(ValueError::Unusable)?;
+    data::treated(values, Treatment { conversion: None, decoding, nulls })
 }
 
 /// Writes the status if there is anything to tell, then remembers.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lockstep_crds::ExternalSecret;
 use lockstep_crds::duration::parse_go;
-use lockstep_crds::external_secret::{CreationPolicy, DeletionPolicy, RefreshPolicy, RemoteRef, SourceRef, StoreRef};
+use lockstep_crds::external_secret::{
+    CreationPolicy, DeletionPolicy, Find, RefreshPolicy, RemoteRef, Rewrite, SourceRef, StoreRef,
+};
 use sha2::{Digest, Sha256};
 
 use super::Memo;
@@ -203,7 +205,8 @@ fn group(object: &ExternalSecret, referent: bool) -> u64 {
     let sources = sources(object, &namespace).unwrap_or_default();
     let hash = |source: &Source<'_>| {
         let of = if referent { Some(&*namespace) } else { source.store.namespace.as_deref() };
-        stable_hash(&[of.unwrap_or_default(), &source.store.name, &source.remote.key])
+        let key = source.remote().map_or_else(|| source.describe(), |remote| remote.key.clone());
+        stable_hash(&[of.unwrap_or_default(), &source.store.name, &key])
     };
     sources.iter().map(hash).min().unwrap_or_default()
 }
@@ -216,16 +219,10 @@ fn not_served_yet(object: &ExternalSecret) -> Result<(), String> {
     };
     let generator = |source: &Option<SourceRef>| source.as_ref().is_some_and(|s| s.generator_ref.is_some());
     for (i, entry) in spec.data_from.iter().enumerate() {
-        if entry.find.is_some() {
-            return later(&format!("spec.dataFrom[{i}].find"));
-        }
         if generator(&entry.source_ref) {
             return later(&format!("spec.dataFrom[{i}].sourceRef.generatorRef"));
         }
-        if !entry.rewrite.is_empty() {
-            return later(&format!("spec.dataFrom[{i}].rewrite"));
-        }
-        if entry.extract.is_none() {
+        if entry.extract.is_none() && entry.find.is_none() {
             return Err(format!("spec.dataFrom[{i}] names neither extract nor find nor a generator"));
         }
     }
@@ -246,21 +243,52 @@ fn not_served_yet(object: &ExternalSecret) -> Result<(), String> {
 pub struct Source<'a> {
     /// The store.
     pub store: StoreKey,
-    /// What is read.
-    pub remote: &'a RemoteRef,
-    /// The key that it becomes; none: every key of the object that it is.
-    pub key: Option<&'a str>,
+    /// What is read there.
+    pub ask: Ask<'a>,
+    /// What becomes of the keys.
+    pub rewrite: &'a [Rewrite],
+}
+
+/// What an entry reads.
+#[derive(Clone, Copy, Debug)]
+pub enum Ask<'a> {
+    /// One key of the target from one remote secret.
+    Key(&'a str, &'a RemoteRef),
+    /// Every key of the object that a remote secret is.
+    Extract(&'a RemoteRef),
+    /// Every remote secret that matches.
+    Find(&'a Find),
 }
 
 impl Source<'_> {
+    /// The remote secret that is read; none for those that are looked for.
+    pub fn remote(&self) -> Option<&RemoteRef> {
+        match self.ask {
+            Ask::Key(_, remote) | Ask::Extract(remote) => Some(remote),
+            Ask::Find(_) => None,
+        }
+    }
+
     /// The entry in a message: store, key, property, and version.
     pub fn describe(&self) -> String {
-        let mut text = format!("{}, key {}", self.store, self.remote.key);
-        if let Some(property) = &self.remote.property {
-            text.push_str(&format!(", property {property}"));
-        }
-        if let Some(version) = &self.remote.version {
-            text.push_str(&format!(", version {version}"));
+        let mut text = self.store.to_string();
+        let mut add = |what: &str, value: Option<&str>| {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                text.push_str(&format!(", {what} {value}"));
+            }
+        };
+        match self.ask {
+            Ask::Key(_, remote) | Ask::Extract(remote) => {
+                add("key", Some(&remote.key));
+                add("property", remote.property.as_deref());
+                add("version", remote.version.as_deref());
+            }
+            Ask::Find(find) => {
+                let tags: Vec<String> = find.tags.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                add("find: path", find.path.as_deref());
+                add("find: name", find.name.as_ref().and_then(|name| name.regexp.as_deref()));
+                add("find: tags", Some(&tags.join(",")));
+            }
         }
         text
     }
@@ -282,13 +310,15 @@ pub fn sources<'a>(object: &'a ExternalSecret, namespace: &Arc<str>) -> Result<V
     };
     let mut all = Vec::with_capacity(object.spec.data_from.len() + object.spec.data.len());
     for (i, entry) in object.spec.data_from.iter().enumerate() {
-        if let Some(remote) = &entry.extract {
-            all.push(Source { store: store(&entry.source_ref, &|| format!("spec.dataFrom[{i}]"))?, remote, key: None });
+        let ask = entry.extract.as_ref().map(Ask::Extract).or_else(|| entry.find.as_ref().map(Ask::Find));
+        if let Some(ask) = ask {
+            let store = store(&entry.source_ref, &|| format!("spec.dataFrom[{i}]"))?;
+            all.push(Source { store, ask, rewrite: &entry.rewrite });
         }
     }
     for (i, entry) in object.spec.data.iter().enumerate() {
         let store = store(&entry.source_ref, &|| format!("spec.data[{i}]"))?;
-        all.push(Source { store, remote: &entry.remote_ref, key: Some(&entry.secret_key) });
+        all.push(Source { store, ask: Ask::Key(&entry.secret_key, &entry.remote_ref), rewrite: &[] });
     }
     Ok(all)
 }
@@ -437,11 +467,6 @@ mod tests {
             (json!({"refreshInterval": "banana"}), "spec.refreshInterval: \"banana\" is no duration"),
             (json!({"target": {"template": {"type": "kubernetes.io/service-account-token"}}}), "service-account-token"),
             (json!({"target": {"manifest": {"apiVersion": "v1", "kind": "ConfigMap"}}}), "spec.target.manifest"),
-            (json!({"dataFrom": [{"find": {"path": "x"}}]}), "spec.dataFrom[0].find"),
-            (
-                json!({"dataFrom": [{"extract": {"key": "x"}, "rewrite": [{"regexp": {"source": "a", "target": "b"}}]}]}),
-                "spec.dataFrom[0].rewrite",
-            ),
             (
                 json!({"dataFrom": [{"sourceRef": {"generatorRef": {"kind": "UUID", "name": "u"}}}]}),
                 "spec.dataFrom[0].sourceRef.generatorRef",

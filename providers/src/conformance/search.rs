@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use regex::Regex;
+use gotemplate::regexp::Regexp;
 
 use super::{Fixture, Search, check, fields, fields_of, read};
 use crate::{Find, Provider};
@@ -12,7 +12,7 @@ pub(super) async fn run(fixture: &dyn Fixture, provider: &dyn Provider, search: 
     for i in 0..MANY {
         fixture.put(&format!("found-{i:03}"), &fields(&[("user", &i.to_string())])).await;
     }
-    let find = |name: &str| Find { name: Regex::new(name).ok(), path: search.path.clone(), tags: BTreeMap::new() };
+    let find = |name: &str| Find { name: Regexp::new(name).ok(), path: search.path.clone(), tags: BTreeMap::new() };
     let all = provider.find(&find("found-")).await.unwrap_or_default();
     check(all.len() == MANY, "a search sees everything, over all of its pages");
     check(all.windows(2).all(|w| w[0].name < w[1].name), "what is found comes in order, each once");
@@ -45,6 +45,6 @@ pub(super) async fn run(fixture: &dyn Fixture, provider: &dyn Provider, search: 
         let same = found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| f.name.ends_with(e));
         check(same, "a remote secret is found by all of the tags that are asked for, keys with their values");
     }
-    let both = Find { name: Regex::new("one").ok(), ..tagged(&[("team", "x")]) };
+    let both = Find { name: Regexp::new("one").ok(), ..tagged(&[("team", "x")]) };
     check(provider.find(&both).await.is_ok_and(|f| f.len() == 1), "name and tags must both match");
 }

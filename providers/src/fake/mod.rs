@@ -133,7 +133,7 @@ impl Provider for Fake {
 
 #[cfg(test)]
 mod tests {
-    use regex::Regex;
+    use gotemplate::regexp::Regexp;
 
     use super::*;
     use crate::Source;
@@ -153,7 +153,7 @@ mod tests {
     #[tokio::test]
     async fn names_are_found_and_tags_are_refused() {
         let fake = fake().await;
-        let named = Find { name: Regex::new("^a").ok(), ..Find::default() };
+        let named = Find { name: Regexp::new("^a").ok(), ..Find::default() };
         let found: Vec<String> = fake.find(&named).await.expect("names").into_iter().map(|f| f.key).collect();
         assert_eq!(found, ["a-1", "a-2"]);
         let tagged = Find { tags: BTreeMap::from([("a".into(), "b".into())]), ..Find::default() };
