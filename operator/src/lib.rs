@@ -33,3 +33,4 @@ pub mod shards;
 pub mod state;
 pub mod store;
 pub mod turns;
+pub mod windows;

@@ -207,3 +207,36 @@ async fn each_sample_of_a_store_is_taken_as_it_is() {
         }
     }
 }
+
+#[tokio::test]
+async fn each_sample_of_a_feature_becomes_ready() {
+    let case = Case::new("features").await;
+    let mut files: Vec<_> =
+        std::fs::read_dir(harness::root().join("config/samples/features")).unwrap().map(|f| f.unwrap().path()).collect();
+    // The store comes first, though its name does not.
+    files.sort_by_key(|file| (!file.ends_with("store.yaml"), file.clone()));
+    assert!(files.len() >= 9, "{files:?}");
+    let mut names = Vec::new();
+    for file in &files {
+        for object in documents(&std::fs::read_to_string(file).unwrap()) {
+            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+            let api = harness::api_of(&case.client, Some(&case.name), &object);
+            let strict = kube::api::PatchParams {
+                field_validation: Some(kube::api::ValidationDirective::Strict),
+                ..kube::api::PatchParams::apply("e2e").force()
+            };
+            let applied = api.patch(&name, &strict, &kube::api::Patch::Apply(&object)).await;
+            applied.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            if object["kind"] == "ExternalSecret" {
+                names.push(name);
+            }
+        }
+    }
+    for name in &names {
+        case.synced(name).await;
+    }
+    let url = "postgres://ada:not+so+secret%2F1@db.example/app";
+    assert_eq!(case.secret("template-data").await.unwrap()["url"], url);
+    case.secret_is("rewrite", &[("A_TOKEN", "token-of-a"), ("B_TOKEN", "token-of-b")]).await;
+    assert_eq!(case.secret("rewrite-merge").await.unwrap()["user"], "bob");
+}

@@ -204,3 +204,38 @@ async fn an_immutable_target_is_written_once_and_a_typed_one_has_its_shape() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn sync_windows_gate_periodic_refreshes_and_nothing_else() {
+    let case = Case::new("windows").await;
+    case.vault_store().await;
+    case.put("app", json!({"p": "CANARY-1"})).await;
+    let spec = |kind: &str, duration: &str| {
+        let windows = json!([{"schedule": "* * * * *", "duration": duration}]);
+        json!({"refreshInterval": "1s", "data": [case.data("p", "app", "p")], "syncWindows": {"kind": kind, "windows": windows}})
+    };
+    for (name, kind) in [("allowed", "allow"), ("denied", "deny")] {
+        case.external_secret(name, spec(kind, "1m")).await;
+        case.secret_is(name, &[("p", "CANARY-1")]).await;
+    }
+    for value in ["CANARY-2", "CANARY-3"] {
+        case.put("app", json!({"p": value})).await;
+        case.secret_is("allowed", &[("p", value)]).await;
+    }
+    assert_eq!(case.secret("denied").await.unwrap()["p"], "CANARY-1", "two refreshes of the other did not come here");
+    // What a person asks for, and what somebody touched, is no periodic refresh.
+    case.force_sync("denied").await;
+    case.secret_is("denied", &[("p", "CANARY-3")]).await;
+    case.secrets().delete("denied", &Default::default()).await.unwrap();
+    case.secret_is("denied", &[("p", "CANARY-3")]).await;
+    let error = case.try_external_secret("refused", {
+        let mut refused = spec("allow", "1m");
+        refused["syncWindows"]["windows"][0]["schedule"] = json!("whenever");
+        refused
+    });
+    assert!(error.await.unwrap_err().to_string().contains("schedule"));
+    let mut wrong = spec("allow", "1m");
+    wrong["syncWindows"]["windows"][0]["schedule"] = json!("61 * * * *");
+    case.external_secret("wrong", wrong).await;
+    case.failed("wrong", r#"spec.syncWindows.windows[0].schedule: "61" is no minute of a cron schedule"#).await;
+}

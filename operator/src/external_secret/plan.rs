@@ -20,6 +20,7 @@ use super::template;
 use crate::keys::{ObjectKey, StoreKey, stable_hash};
 use crate::queue::Wake;
 use crate::turns::Turn;
+use crate::windows::Windows;
 
 /// What is known, from caches alone.
 pub struct Observed<'a> {
@@ -78,6 +79,8 @@ pub struct Settings {
     pub interval: Option<Duration>,
     /// Hash of what is read: objects with the same one are refreshed together.
     pub group: u64,
+    /// Hours at which periodic refreshes may happen; none: any.
+    pub windows: Option<Windows>,
 }
 
 /// What failed and is refreshed only once is tried again after this time.
@@ -93,7 +96,11 @@ impl Settings {
         let (RefreshPolicy::Periodic, Some(interval), Some(last)) = (self.policy, self.interval, last) else { return None };
         let turn = self.turn(interval);
         // A refresh that is yet to come was told by a clock that has been set back since.
-        Some(Due { at: if last > now { now } else { turn.after(last) }, turn })
+        let at = if last > now { now } else { turn.after(last) };
+        let Some(windows) = &self.windows else { return Some(Due { at, turn }) };
+        let soonest = at.max(now);
+        let opens = windows.next_open(soonest)?;
+        Some(Due { at: if opens == soonest { at } else { opens }, turn })
     }
 
     /// When its turn comes after a wait.
@@ -196,7 +203,8 @@ pub fn settings(object: &ExternalSecret, referent: bool) -> Result<Settings, Str
     if let Some(type_) = spec.target.template.as_ref().and_then(|t| t.type_.as_deref()) {
         target::check_type(type_)?;
     }
-    Ok(Settings { policy: spec.refresh_policy.unwrap_or_default(), interval, group: group(object, referent) })
+    let windows = spec.sync_windows.as_ref().map(Windows::new).transpose()?;
+    Ok(Settings { policy: spec.refresh_policy.unwrap_or_default(), interval, group: group(object, referent), windows })
 }
 
 /// The least of the hashes of what is read: two objects that share a remote secret are likely to have the same one.
@@ -231,9 +239,6 @@ fn not_served_yet(object: &ExternalSecret) -> Result<(), String> {
     }
     if spec.target.manifest.is_some() {
         return later("spec.target.manifest");
-    }
-    if spec.sync_windows.is_some() {
-        return later("spec.syncWindows");
     }
     Ok(())
 }
@@ -472,8 +477,12 @@ mod tests {
                 "spec.dataFrom[0].sourceRef.generatorRef",
             ),
             (
-                json!({"syncWindows": {"kind": "allow", "windows": [{"schedule": "@daily", "duration": "1h"}]}}),
-                "spec.syncWindows",
+                json!({"syncWindows": {"kind": "allow", "windows": [{"schedule": "61 * * * *", "duration": "1h"}]}}),
+                "spec.syncWindows.windows[0].schedule: \"61\" is no minute",
+            ),
+            (
+                json!({"syncWindows": {"kind": "allow", "windows": [{"schedule": "@daily", "duration": "long"}]}}),
+                "spec.syncWindows.windows[0].duration: ",
             ),
             (json!({"target": {"creationPolicy": "Merge", "deletionPolicy": "Delete"}}), "needs creationPolicy Owner"),
             (json!({"target": {"creationPolicy": "None", "deletionPolicy": "Merge"}}), "makes no sense"),

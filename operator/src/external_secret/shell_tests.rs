@@ -184,7 +184,8 @@ async fn the_deletion_policy_deletes_only_the_very_secret_that_was_written() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_may_be_as_old_as_a_tenth_of_the_interval_of_whoever_asks_and_no_older_than_a_change() {
-    let settings = |every: u64| Settings { policy: Default::default(), interval: Some(Duration::from_secs(every)), group: 0 };
+    let settings =
+        |every: u64| Settings { policy: Default::default(), interval: Some(Duration::from_secs(every)), group: 0, windows: None };
     let well = Memo { ready: Some(true), ..Memo::default() };
     let failed = Memo { ready: Some(false), failures: 1, ..Memo::default() };
     tokio::time::advance(Duration::from_secs(10_000)).await;

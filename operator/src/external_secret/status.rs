@@ -347,7 +347,7 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings { policy: Default::default(), interval: Some(Duration::from_secs(3600)), group: 7 }
+        Settings { policy: Default::default(), interval: Some(Duration::from_secs(3600)), group: 7, windows: None }
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -415,7 +415,7 @@ mod tests {
     fn what_failed_is_tried_again_under_every_refresh_policy() {
         for policy in [RefreshPolicy::Periodic, RefreshPolicy::OnChange, RefreshPolicy::CreatedOnce] {
             for interval in [None, Some(Duration::from_secs(3600))] {
-                let settings = Settings { policy, interval, group: 7 };
+                let settings = Settings { policy, interval, group: 7, windows: None };
                 let outcome = failed(Error::NotFound("x".into()));
                 let r = report(&object(), &Memo::default(), outcome, Some(&settings), false, at(0), HEARTBEAT);
                 assert!(r.requeue.is_some() && wait_of(r.requeue) <= 3600.0, "{settings:?}");
