@@ -127,9 +127,9 @@ fn compare(what: &str, questions: &[Question]) -> Compared {
         let same = match (&go, &ours) {
             (Ok(theirs), Ok(ours)) => theirs == ours,
             (Err(_), Err(_)) => true,
-            _ => false,
+            _ => table::is_known_answer(&go, &ours),
         };
-        if same && go.is_ok() {
+        if same && go.is_ok() && ours.is_ok() {
             rendered.push(question.template.clone());
         }
         if !same {
@@ -229,7 +229,12 @@ fn calls() -> Vec<Question> {
         let missing = dice.one(&["error", "default"]);
         Question { template, missing, delimiters: ("", ""), sprig: true, data: any_data(), is_text: false }
     };
-    (0..number("TEMPLATES", 3 * RANDOM)).map(question).filter(|question| !table::is_known_to_differ(&question.template)).collect()
+    // Go does not survive what contains itself.
+    let may_be_asked = |question: &Question| {
+        !table::is_known_to_differ(&question.template)
+            && !question.answer().is_err_and(|error| error.contains("would contain itself"))
+    };
+    (0..number("TEMPLATES", 3 * RANDOM)).map(question).filter(may_be_asked).collect()
 }
 
 #[test]

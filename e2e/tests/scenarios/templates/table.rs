@@ -63,6 +63,18 @@ pub fn is_known_to_differ(template: &str) -> bool {
     KNOWN.iter().any(|known| Regexp::new(known).unwrap().is_match(template.as_bytes()))
 }
 
+/// Whether two answers differ as the docs say: an interface that holds nothing, or an index, is no plain value to Go where it comes
+/// right out of the data; and Go's slices reach behind the end of a list.
+pub fn is_known_answer(go: &Result<Vec<u8>, String>, ours: &Result<Vec<u8>, String>) -> bool {
+    match (go, ours) {
+        (Err(theirs), Ok(_)) => {
+            theirs.contains("cannot index slice/array with type interface {}") || theirs.contains("; got interface {}")
+        }
+        (Ok(_), Err(ours)) => ours.contains("slice index out of bounds"),
+        _ => false,
+    }
+}
+
 fn calls(templates: &[&Compared]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for template in templates.iter().flat_map(|compared| &compared.rendered) {
