@@ -38,15 +38,16 @@ pub(crate) fn len(_: &mut Meter, arguments: &[Value]) -> Answer {
 }
 
 fn position(index: &Value, end: usize) -> Result<usize, String> {
-    let out = |index: String| Err(format!("index out of range: {index}"));
+    // The index may come from the data: it is not repeated.
+    let out = || Err("index out of range".to_owned());
     match index {
         Value::Int(i, _) => match usize::try_from(*i) {
             Ok(at) if at <= end => Ok(at),
-            _ => out(i.to_string()),
+            _ => out(),
         },
         Value::Uint(i, _) => match usize::try_from(*i) {
             Ok(at) if at <= end => Ok(at),
-            _ => out(i.to_string()),
+            _ => out(),
         },
         Value::Nil => Err("cannot index slice/array with nil".into()),
         other => Err(format!("cannot index slice/array with type {}", other.type_name())),
@@ -59,16 +60,16 @@ pub(crate) fn index(_: &mut Meter, arguments: &[Value]) -> Answer {
         return Err("index of untyped nil".into());
     }
     for index in &arguments[1..] {
-        let out_of_range = |at: usize, length: usize| format!("index out of range: {at} with length {length}");
+        let out_of_range = || "index out of range".to_owned();
         item = match &item {
             Value::Nil => return Err("index of nil pointer".into()),
             Value::List(list) => {
                 let at = position(index, list.items().len())?;
-                list.items().get(at).cloned().ok_or_else(|| out_of_range(at, list.items().len()))?
+                list.items().get(at).cloned().ok_or_else(out_of_range)?
             }
             Value::Str(text) => {
                 let at = position(index, text.bytes().len())?;
-                let byte = text.bytes().get(at).ok_or_else(|| out_of_range(at, text.bytes().len()))?;
+                let byte = text.bytes().get(at).ok_or_else(out_of_range)?;
                 Value::Uint(u64::from(*byte), Some(8))
             }
             Value::Map(map) => match index {
@@ -98,8 +99,7 @@ pub(crate) fn slice(meter: &mut Meter, arguments: &[Value]) -> Answer {
     }
     let [from, to, room] = ends;
     if from > to || to > room {
-        let (low, high) = if from > to { (from, to) } else { (to, room) };
-        return Err(format!("invalid slice index: {low} > {high}"));
+        return Err("invalid slice index: one is larger than the next".into());
     }
     match item {
         Value::Str(text) => {

@@ -1,5 +1,7 @@
 //! From a tree and data to text.
 
+use std::time::{Duration, Instant};
+
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::ast::{Branches, Command, Expr, ExprKind, Node, Pipe, Span};
@@ -69,11 +71,21 @@ pub(crate) struct Meter {
     steps: u64,
     memory: usize,
     limits: Limits,
+    /// Steps at which the clock is looked at again.
+    look: u64,
+    begun: Instant,
 }
+
+/// What a template may take on the wall clock: a last resort, for what steps do not measure well.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Longest text that a function takes or gives.
+const TEXT: usize = 4 << 20;
+/// Most variables at once.
+const VARIABLES: usize = 1000;
 
 impl Meter {
     fn new(limits: Limits) -> Self {
-        Self { steps: limits.steps, memory: limits.memory, limits }
+        Self { steps: limits.steps, memory: limits.memory, limits, look: limits.steps, begun: Instant::now() }
     }
 
     /// Takes so many steps.
@@ -82,7 +94,36 @@ impl Meter {
             .steps
             .checked_sub(count as u64)
             .ok_or_else(|| format!("the template takes more than {} steps", self.limits.steps))?;
+        if self.steps < self.look {
+            self.look = self.steps.saturating_sub(256);
+            return self.in_time();
+        }
         Ok(())
+    }
+
+    /// Whether there is time left.
+    pub(crate) fn in_time(&self) -> Result<(), String> {
+        match self.begun.elapsed() > LONGEST {
+            true => Err(format!("the template takes longer than {} s", LONGEST.as_secs())),
+            false => Ok(()),
+        }
+    }
+
+    /// What a function takes for its arguments, before it looks at them: work is measured by their sizes.
+    fn arguments(&mut self, arguments: &[Value]) -> Result<(), String> {
+        let mut cost = 0;
+        for argument in arguments {
+            cost += match argument {
+                Value::Str(text) if text.bytes().len() > TEXT => {
+                    return Err(format!("a text is longer than the {TEXT} bytes that a function takes"));
+                }
+                Value::Str(text) => text.bytes().len() / 64,
+                Value::List(list) => list.items().len() / 4,
+                Value::Map(map) => map.len() / 4,
+                _ => 0,
+            };
+        }
+        self.steps(cost)
     }
 
     /// Takes so many bytes, before they are made.
@@ -238,7 +279,11 @@ impl<'a> Machine<'a> {
                     let count = if let Value::List(list) = &value { list.items().len() } else { 0 };
                     Box::new((0..count).map(item))
                 }
-                Value::Map(map) => Box::new(map.entries().into_iter().map(|(key, value)| (Value::Str(key), value))),
+                Value::Map(map) => {
+                    let counted = machine.meter.steps(map.len() / 4);
+                    machine.or_wrong(pipe.at, counted)?;
+                    Box::new(map.entries().into_iter().map(|(key, value)| (Value::Str(key), value)))
+                }
                 Value::Int(..) | Value::Uint(..) if pipe.sets.len() > 1 => {
                     return machine.wrong(pipe.at, "can't iterate over a number with more than one variable");
                 }
@@ -326,6 +371,8 @@ impl<'a> Machine<'a> {
         for name in &pipe.sets {
             if pipe.assigns {
                 self.assign(pipe.at, name, value.clone())?;
+            } else if self.variables.len() >= VARIABLES {
+                return self.wrong(pipe.at, format!("more than {VARIABLES} variables at once"));
             } else {
                 self.variables.push((name, value.clone()));
             }
@@ -360,6 +407,7 @@ impl<'a> Machine<'a> {
 
     /// Something that takes no argument.
     fn evaluate(&mut self, dot: &Value, expr: &'a Expr) -> Result<Value> {
+        self.step(expr.at)?;
         match &expr.kind {
             ExprKind::Bool(value) => Ok(Value::Bool(*value)),
             ExprKind::Dot => Ok(dot.clone()),
@@ -432,6 +480,8 @@ impl<'a> Machine<'a> {
         if let (Some(last), Some(param)) = (last, params.last()) {
             arguments.push(self.validate(at, last, param)?);
         }
+        let charged = self.meter.arguments(&arguments).and_then(|()| methods::charge(&mut self.meter, &receiver, &arguments));
+        self.or_wrong(at, charged)?;
         match methods::call(&receiver, name, &arguments) {
             Some(value) => Ok(value),
             None => self.wrong(at, format!("can't evaluate field {name} in type {}", receiver.type_name())),
@@ -444,6 +494,8 @@ impl<'a> Machine<'a> {
         for (i, field) in fields.iter().enumerate() {
             let is_last = i + 1 == fields.len();
             let missing = self.template.options.missing_key;
+            let charged = methods::charge(&mut self.meter, &value, &[]);
+            self.or_wrong(at, charged)?;
             match &value {
                 Value::Nil if held => return self.wrong(at, format!("nil pointer evaluating interface {{}}.{field}")),
                 Value::Nil if missing == MissingKey::Error => {
@@ -510,7 +562,8 @@ impl<'a> Machine<'a> {
             let value = self.validate(at, last, param)?;
             arguments.push(value);
         }
-        let answer = (function.call)(&mut self.meter, &arguments);
+        let charged = self.meter.arguments(&arguments);
+        let answer = charged.and_then(|()| (function.call)(&mut self.meter, &arguments));
         answer.or_else(|why| {
             let end = words.last().map_or(at.end, |word| word.at.end);
             self.wrong(Span { start: at.start, end }, format!("error calling {name}: {why}"))

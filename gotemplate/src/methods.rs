@@ -1,5 +1,6 @@
 //! What can be asked of a time, a version or a certificate: `.Year`, `.Major`, `.Cert`.
 
+use crate::exec::Meter;
 use crate::functions::Param;
 use crate::sprig::{dates, semver};
 use crate::value::{Type, Value};
@@ -17,6 +18,17 @@ pub(crate) fn params(receiver: &Value, name: &str) -> Option<&'static [Param]> {
         (Value::Time(_), "AddDate") => Some(&[INT, INT, INT]),
         (Value::Version(_), "Compare" | "LessThan" | "GreaterThan" | "Equal") => Some(&[VERSION]),
         _ => None,
+    }
+}
+
+/// What an answer may be as large as, taken before it is made.
+pub(crate) fn charge(meter: &mut Meter, receiver: &Value, arguments: &[Value]) -> Result<(), String> {
+    let layout: usize =
+        arguments.iter().map(|argument| if let Value::Str(text) = argument { text.bytes().len() } else { 0 }).sum();
+    match receiver {
+        Value::Time(time) => meter.memory(100 + 12 * layout + layout / 3 * time.zone.len()),
+        Value::Version(version) => meter.memory(100 + 3 * version.original.len()),
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use regex::bytes::{Regex, RegexBuilder};
 
 /// Bytes that a compiled pattern may take.
-const SIZE: usize = 2 << 20;
+const SIZE: usize = 256 << 10;
 /// Most repetitions of one part, as in Go.
 const REPETITIONS: u32 = 1000;
 
@@ -54,6 +54,11 @@ impl Regexp {
         self.ranges(text, limit).into_iter().map(|(from, to)| &text[from..to]).collect()
     }
 
+    /// Every match's range, for somebody who stops when it is enough.
+    pub(crate) fn each(&self, text: &[u8], mut see: impl FnMut(usize, usize) -> Result<(), String>) -> Result<(), String> {
+        self.regex.find_iter(text).try_for_each(|found| see(found.start(), found.end()))
+    }
+
     fn ranges(&self, text: &[u8], limit: i64) -> Vec<(usize, usize)> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let ranges = self.regex.find_iter(text).map(|found| (found.start(), found.end()));
@@ -91,7 +96,7 @@ impl Regexp {
     /// # Errors
     /// When the result is longer.
     pub fn replace_all(&self, text: &[u8], template: &[u8], most: usize) -> Result<Vec<u8>, String> {
-        self.replace(text, most, |captures, out| self.expand(template, captures, out))
+        self.replace(text, most, |captures, out| self.expand(template, captures, out, most))
     }
 
     /// Every match replaced by a text.
@@ -99,14 +104,18 @@ impl Regexp {
     /// # Errors
     /// When the result is longer than so many bytes.
     pub fn replace_all_literal(&self, text: &[u8], with: &[u8], most: usize) -> Result<Vec<u8>, String> {
-        self.replace(text, most, |_, out| out.extend_from_slice(with))
+        self.replace(text, most, |_, out| {
+            check(out.len() + with.len(), most)?;
+            out.extend_from_slice(with);
+            Ok(())
+        })
     }
 
     fn replace(
         &self,
         text: &[u8],
         most: usize,
-        write: impl Fn(&regex::bytes::Captures<'_>, &mut Vec<u8>),
+        write: impl Fn(&regex::bytes::Captures<'_>, &mut Vec<u8>) -> Result<(), String>,
     ) -> Result<Vec<u8>, String> {
         let mut out = Vec::new();
         let mut at = 0;
@@ -115,17 +124,21 @@ impl Regexp {
                 continue;
             };
             out.extend_from_slice(&text[at..whole.start()]);
-            write(&captures, &mut out);
+            write(&captures, &mut out)?;
             at = whole.end();
-            if out.len() > most {
-                return Err(format!("the replaced text is longer than {most} bytes"));
-            }
+            check(out.len(), most)?;
         }
         out.extend_from_slice(&text[at..]);
         Ok(out)
     }
 
-    fn expand(&self, template: &[u8], captures: &regex::bytes::Captures<'_>, out: &mut Vec<u8>) {
+    fn expand(
+        &self,
+        template: &[u8],
+        captures: &regex::bytes::Captures<'_>,
+        out: &mut Vec<u8>,
+        most: usize,
+    ) -> Result<(), String> {
         let mut rest = template;
         while let Some(at) = rest.iter().position(|byte| *byte == b'$') {
             out.extend_from_slice(&rest[..at]);
@@ -145,11 +158,17 @@ impl Regexp {
                 None => self.names.iter().rposition(|there| there.as_deref() == Some(&name)).map(|i| i + 1),
             };
             if let Some(group) = index.and_then(|index| captures.get(index)) {
+                check(out.len() + group.len(), most)?;
                 out.extend_from_slice(group.as_bytes());
             }
         }
         out.extend_from_slice(rest);
+        Ok(())
     }
+}
+
+fn check(length: usize, most: usize) -> Result<(), String> {
+    if length > most { Err(format!("the replaced text is longer than {most} bytes")) } else { Ok(()) }
 }
 
 /// Nothing is matched within a rune, not even nothing.

@@ -47,7 +47,7 @@ fn loops_texts_and_output_are_bounded() {
     let error = failure("{{ range 1000000000000 }}{{ end }}");
     assert!(error.contains("more than 1000000 steps"), "{error}");
     let error = failure("{{ $x := `aaaaaaaa` }}{{ range 60 }}{{ $x = print $x $x }}{{ end }}");
-    assert!(error.contains("bytes on its way"), "{error}");
+    assert!(error.contains("longer than the 4194304 bytes"), "{error}");
     let error = failure("{{ range 999999 }}0123456789{{ end }}");
     assert!(error.contains("the output is longer than 4194304 bytes"), "{error}");
     assert!(failure(r#"{{ range 1000 }}{{ $x := printf "%900000d" 1 }}{{ end }}"#).contains("bytes on its way"));
@@ -90,7 +90,7 @@ fn no_error_holds_a_value() {
     ] {
         let error = render(source, &data).expect_err(source);
         let text = format!("{error} {error:?}");
-        assert!(!text.contains("CANARY") && (!text.contains("4711") || source.contains("slice")), "{source}: {text}");
+        assert!(!text.contains("CANARY") && !text.contains("4711"), "{source}: {text}");
     }
     assert!(!format!("{data:?}").contains("CANARY"));
 }
@@ -116,4 +116,75 @@ fn limits_are_those_of_the_options() {
     let template = Template::parse("t", "{{ . }}", &Options { limits, ..Options::default() }).unwrap();
     assert_eq!(&*template.render(&Value::from("abc")).unwrap(), b"abc");
     assert!(template.render(&Value::from("abcd")).is_err());
+}
+
+/// Each would take minutes or gigabytes if it were let.
+#[test]
+fn what_sprig_is_abused_for_ends_in_an_error() {
+    let options = Options { sprig: true, ..Options::default() };
+    for source in [
+        r#"{{ $a := repeat 1000000 "a" }}{{ $l := list $a $a $a $a $a $a $a $a $a $a }}{{ range 4 }}{{ $l = concat $l $l $l $l $l $l $l $l $l $l }}{{ end }}{{ join "" $l }}"#,
+        r#"{{ $b := repeat 4000000 "a" }}{{ cat $b $b $b $b $b $b $b $b $b $b $b $b $b $b $b $b $b $b $b $b }}"#,
+        r#"{{ regexReplaceAll "a+" (repeat 500000 "a") (repeat 1000000 "$0") }}"#,
+        r#"{{ regexReplaceAll "a" (repeat 500000 "a") (repeat 1000000 "${9}") }}"#,
+        r#"{{ regexFindAll ".*[^A-Z]|[A-Z]" (repeat 500000 "A") -1 }}"#,
+        r#"{{ regexMatch (print "[" (repeat 6000000 "a") "]") "" }}"#,
+        r#"{{ mustRegexMatch (print "[" (repeat 8000 "[:")) "" }}"#,
+        r#"{{ $f := repeat 2000000 "%z" }}{{ range 1000 }}{{ $x := printf $f }}{{ end }}"#,
+        r#"{{ printf (repeat 15000000 "%[") }}"#,
+        r#"{{ $b := repeat 4000000 "2" }}{{ $d := dict }}{{ range $i := until 5000 }}{{ $_ := set $d (print $i) (now.Format $b) }}{{ end }}"#,
+        r#"{{ $t := toDate "MST" (print "GMT+" (repeat 1000000 "0") "5") }}{{ $t.Format (repeat 1000000 "MST") }}{{ fail "x" }}"#,
+        r#"{{ splitList "" (repeat 4000000 "a") }}"#,
+        r#"{{ regexFindAll "" (repeat 500000 "a") -1 }}"#,
+        r#"{{ replace "a" "" (repeat 4000000 "a") | snakecase }}{{ camelcase (repeat 4000000 "a") }}{{ camelcase (repeat 4000000 "a") }}"#,
+        r#"{{ $b := repeat 4000000 "a" }}{{ range 300000 }}{{ $x := sha512sum $b }}{{ end }}"#,
+        r#"{{ $b := repeat 4000000 "a" }}{{ range 300000 }}{{ $x := contains "b" $b }}{{ end }}"#,
+        r#"{{ $a := repeat 4000000 "a" }}{{ $b := repeat 4000000 "a" }}{{ range 300000 }}{{ $x := eq $a $b }}{{ end }}"#,
+        r#"{{ $d := dict }}{{ range $i := until 20000 }}{{ $_ := set $d (print $i) 1 }}{{ end }}{{ range 200000 }}{{ range $d }}{{ break }}{{ end }}{{ end }}"#,
+        r#"{{ filterPEM "X" (repeat 20000 "-----BEGIN A:A-----
+") }}"#,
+        r#"{{ filterPEM "X" (repeat 200000 "-----BEGIN A-----
+") }}"#,
+        r#"{{ $k := genPrivateKey "ecdsa" }}{{ range 300000 }}{{ $c := genCAWithKey "x" 1 $k }}{{ end }}"#,
+        r#"{{ genCAWithKey (repeat 1000000 "a") 1 (genPrivateKey "ecdsa") }}"#,
+        r#"{{ genCAWithKey "x" -1000000 (genPrivateKey "ecdsa") }}"#,
+        r#"{{ semverCompare (repeat 120000 "1 - 2 ") "1" }}"#,
+        r#"{{ $t := now }}{{ range 3000 }}{{ $t = $t.AddDate 100000000 0 0 }}{{ end }}{{ fail "x" }}"#,
+        r#"{{ abbrevboth -9223372036854775808 10 "aaaaaaaaaaaaaaa" }}{{ fail "x" }}"#,
+        r#"{{ $d := dict }}{{ range $i := until 256 }}{{ $_ := set $d (printf "%02x" $i) 1 }}{{ $_ := set $d (printf "%03x" $i) 1 }}{{ end }}{{ toYaml $d }}{{ fail "x" }}"#,
+        r#"{{ fromYaml (print "a: &a " (repeat 1000000 "x") "\nb: [" (repeat 60 "*a,") "]") | toJson }}{{ fail "x" }}"#,
+        r#"{{ $x := toJson (repeat 4000000 "<") }}{{ $y := toJson (repeat 4000000 "<") }}{{ $z := toJson (repeat 4000000 "<") }}"#,
+    ] {
+        let rendered = Template::parse("t", source, &options).and_then(|template| template.render(&Value::Nil));
+        let error = rendered.map(|_| ()).expect_err(source);
+        assert!(error.message.len() < 300, "{error}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_pattern_or_an_index_of_the_data_is_not_repeated() {
+    let options = Options { sprig: true, ..Options::default() };
+    let data = Value::map_of_text([("password", "S3CR[ET"), ("pin", "4711")]);
+    for source in [
+        r#"{{ regexFind .password "x" }}"#,
+        r#"{{ regexFind (print "(?P<" .password) "x" }}"#,
+        r#"{{ index "" (int .pin) }}"#,
+        r#"{{ slice (list 1) (int .pin) }}"#,
+        r#"{{ indent (sub 0 .pin | int) "x" }}"#,
+        r#"{{ mustToDate "2006" .password }}"#,
+        r#"{{ mustFromJson .password }}"#,
+        r#"{{ fail .password }}"#,
+        r#"{{ urlParse (print "http://[" .password) }}"#,
+        r#"{{ semver .password }}"#,
+        r#"{{ genSelfSignedCertWithKey "x" (list .password) nil 1 (genPrivateKey "ecdsa") }}"#,
+        r#"{{ jwkPublicKeyPem .password }}"#,
+        r#"{{ pkcs12key .password }}"#,
+        r#"{{ rsaDecrypt "RSA-OAEP" "SHA1" .password .password }}"#,
+        r#"{{ decryptAES "x" .password }}"#,
+        r#"{{ semverCompare .password "1.0.0" }}"#,
+    ] {
+        let rendered = Template::parse("t", source, &options).and_then(|template| template.render(&data));
+        let text = format!("{0} {0:?}", rendered.map(|_| ()).expect_err(source));
+        assert!(!text.contains("S3CR") && !text.contains("4711"), "{source}: {text}");
+    }
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::clients::Cluster;
 use crate::connections::{ConnectionHooks, ConnectionKey, Connections};
 use crate::events::Events;
+use crate::external_secret::template::Mark;
 use crate::keys::{ObjectKey, StoreKey};
 use crate::kube_io::Writer;
 use crate::limits::Limits;
@@ -118,6 +119,7 @@ pub struct Context {
     /// The wall clock: injected, so that logic never reads it.
     pub clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
     store_memos: Mutex<HashMap<StoreKey, StoreMemo>>,
+    marks: Mutex<HashMap<ObjectKey, Mark>>,
 }
 
 impl Context {
@@ -191,6 +193,7 @@ impl Context {
                 options,
                 clock,
                 store_memos: Mutex::default(),
+                marks: Mutex::default(),
             }
         })
     }
@@ -294,12 +297,19 @@ impl Context {
             None => true,
         };
         self.connections.tidy(is_used, &self.refs).await;
-        self.template_refs.retain(|key| self.state.object(key).is_some());
+        let is_mine = |key: &ObjectKey| self.ownership.owns(key) && self.state.object(key).is_some();
+        self.template_refs.retain(is_mine);
+        self.marks().retain(|key, _| is_mine(key));
     }
 
     /// Whether a connection of a store knows its provider to be away.
     pub async fn away(&self, store: &StoreKey) -> bool {
         self.connections.of_store(store).await.iter().any(|r| r.is_away())
+    }
+
+    /// Marks of what was rendered by chance, so that they are computed once.
+    pub fn marks(&self) -> MutexGuard<'_, HashMap<ObjectKey, Mark>> {
+        self.marks.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn memos(&self) -> MutexGuard<'_, HashMap<StoreKey, StoreMemo>> {

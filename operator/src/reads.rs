@@ -131,7 +131,19 @@ pub struct Search {
     pub tags: BTreeMap<String, String>,
 }
 
-type SearchAnswer = Shared<oneshot::Receiver<Result<Arc<[Found]>>>>;
+/// What a search found.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// What was found.
+    pub found: Arc<[Found]>,
+    /// When it was begun.
+    pub at: Instant,
+}
+
+/// How long one search may take.
+const SEARCH: Duration = Duration::from_secs(60);
+
+type SearchAnswer = Shared<oneshot::Receiver<Result<Listed>>>;
 
 struct Searched {
     id: u64,
@@ -298,7 +310,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a regexp that is none; what [`Provider::find`] answers.
-    pub async fn find(self: &Arc<Self>, search: Search, asking: Asking) -> Result<Arc<[Found]>> {
+    pub async fn find(self: &Arc<Self>, search: Search, asking: Asking) -> Result<Listed> {
         let name = search.pattern.as_deref().map(Regexp::new).transpose();
         let name = name.map_err(|why| Error::invalid("find.name.regexp", why))?;
         if let Some(error) = self.closed(Instant::now()) {
@@ -332,7 +344,7 @@ impl Reader {
     }
 
     /// One search, after a moment for those who may share it, and when the limits allow it.
-    async fn look(self: &Arc<Self>, search: Search, id: u64, query: &Find) -> Result<Arc<[Found]>> {
+    async fn look(self: &Arc<Self>, search: Search, id: u64, query: &Find) -> Result<Listed> {
         let gap = if (self.hooks.is_awaited)(Instant::now()) { FILLED } else { FILL };
         tokio::time::sleep(gap).await;
         loop {
@@ -351,7 +363,7 @@ impl Reader {
         let answer = match self.closed(begun) {
             Some(error) => Err(error),
             // A slot of the limiter must not be lost with a search that panics.
-            None => match AssertUnwindSafe(self.provider.find(query)).catch_unwind().await {
+            None => match AssertUnwindSafe(self.search(query)).catch_unwind().await {
                 Ok(answer) => answer,
                 Err(_) => {
                     self.metrics.panicked();
@@ -369,7 +381,21 @@ impl Reader {
         }
         self.pump();
         self.sweep_later();
-        answer.map(Arc::from)
+        answer.map(|found| Listed { found: found.into(), at: begun })
+    }
+
+    /// One search with its retries.
+    async fn search(&self, query: &Find) -> Result<Vec<Found>> {
+        let mut tries = 0;
+        loop {
+            let late = |_| Err(Error::unavailable(format!("the search took more than {} s", SEARCH.as_secs())));
+            let answer = tokio::time::timeout(SEARCH, self.provider.find(query)).await.unwrap_or_else(late);
+            if !matches!(answer, Err(Error::Unavailable { .. })) || tries == self.retries.max {
+                return answer;
+            }
+            tries += 1;
+            tokio::time::sleep(self.retries.interval).await;
+        }
     }
 
     /// Why nobody may ask right now.

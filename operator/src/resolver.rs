@@ -108,7 +108,9 @@ pub struct ObjectResolver<'a> {
 impl ObjectResolver<'_> {
     /// Forgets what was read before: what is read from now on is all that the object refers to.
     pub fn begin(&self) {
-        self.ctx.template_refs.forget(self.key);
+        if !self.ctx.template_refs.is_empty() {
+            self.ctx.template_refs.forget(self.key);
+        }
     }
 
     fn note(&self, kind: RefKind, name: &str, version: Option<String>) {

@@ -35,6 +35,9 @@ impl Windows {
         for (i, window) in spec.windows.iter().enumerate() {
             let field = |name: &str| format!("spec.syncWindows.windows[{i}].{name}");
             let schedule = Schedule::new(&window.schedule).map_err(|why| format!("{}: {why}", field("schedule")))?;
+            if schedule.next(Timestamp::UNIX_EPOCH).is_none() {
+                return Err(format!("{}: {:?} never comes", field("schedule"), window.schedule));
+            }
             let duration = parse_go(&window.duration).map_err(|why| format!("{}: {why}", field("duration")))?;
             windows.push((schedule, duration));
         }
@@ -114,7 +117,7 @@ impl Schedule {
                 "{text:?} is no cron schedule: write minute, hour, day, month and weekday, or for example @daily"
             ));
         };
-        let star = |field: &str| field.starts_with(['*', '?']);
+        let star = |field: &str| field.split(',').any(|part| matches!(part, "*" | "?" | "*/1"));
         Ok(Self::Cron(Box::new(Cron {
             minutes: bits("minute", minutes, 0, 59, &[])?,
             hours: bits("hour", hours, 0, 23, &[])?,
@@ -136,12 +139,20 @@ impl Schedule {
             Self::Cron(cron) => {
                 let start = after.to_zoned(TimeZone::UTC);
                 let (first, from) = (start.date(), i32::from(start.hour()) * 60 + i32::from(start.minute()) + 1);
-                (0..FAR).find_map(|days| {
-                    let date = first.checked_add(days.days()).ok()?;
-                    let minute = cron.first_minute(date, if days == 0 { from } else { 0 })?;
-                    let at = date.at((minute / 60) as i8, (minute % 60) as i8, 0, 0);
-                    at.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
-                })
+                let end = first.checked_add(FAR.days()).ok()?;
+                let mut date = first;
+                while date < end {
+                    if cron.months >> date.month() & 1 == 0 {
+                        date = date.last_of_month().tomorrow().ok()?;
+                        continue;
+                    }
+                    if let Some(minute) = cron.first_minute(date, if date == first { from } else { 0 }) {
+                        let at = date.at((minute / 60) as i8, (minute % 60) as i8, 0, 0);
+                        return at.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+                    }
+                    date = date.tomorrow().ok()?;
+                }
+                None
             }
         }
     }
@@ -175,7 +186,7 @@ impl Cron {
         let has = |bits: u64, value: i8| bits >> value & 1 == 1;
         let (day, weekday) = (has(self.days, date.day()), has(self.weekdays, date.weekday().since(Weekday::Sunday)));
         let fits = if self.star { day && weekday } else { day || weekday };
-        if !fits || !has(self.months, date.month()) {
+        if !fits {
             return None;
         }
         (from..24 * 60).find(|minute| self.hours >> (minute / 60) & 1 == 1 && self.minutes >> (minute % 60) & 1 == 1)
@@ -239,7 +250,8 @@ mod tests {
             ("30 4 1,15 * 5", "1m", "2026-11-16T00:00:00Z", "2026-11-20T04:30:00Z"),
             ("30 4 1,15 * *", "1m", "2026-11-16T00:00:00Z", "2026-12-01T04:30:00Z"),
             ("0 0 29 2 *", "1h", "2026-11-16T00:00:00Z", "2028-02-29T00:00:00Z"),
-            ("0 0 31 2 *", "1h", "2026-11-16T00:00:00Z", "never"),
+            ("0 0 */2 * 1", "1h", "2026-11-22T00:30:00Z", "2026-11-23T00:00:00Z"),
+            ("0 0 */2 * 1", "1h", "2026-11-24T00:30:00Z", "2026-11-25T00:00:00Z"),
             ("@weekly", "1h", "2026-11-23T00:00:00Z", "2026-11-29T00:00:00Z"),
             ("0 0 * * 7", "1h", "2026-11-23T00:00:00Z", "2026-11-29T00:00:00Z"),
             ("@every 6h", "1h", "2026-11-23T01:30:00Z", "2026-11-23T06:00:00Z"),
@@ -268,6 +280,8 @@ mod tests {
 
     #[test]
     fn what_is_no_schedule_is_named() {
+        let never = json!({"kind": "allow", "windows": [{"schedule": "0 0 31 2 *", "duration": "1h"}]});
+        assert!(Windows::new(&serde_json::from_value(never).unwrap()).unwrap_err().contains("never comes"));
         for (schedule, needle) in [
             ("banana", "is no cron schedule"),
             ("60 * * * *", "\"60\" is no minute"),

@@ -66,6 +66,30 @@ async fn what_comes_and_goes_is_found_at_the_next_refresh() {
 }
 
 #[tokio::test]
+async fn what_is_listed_and_can_no_longer_be_read_is_nothing_and_the_deletion_policy_decides() {
+    let case = Case::new("find-gone").await;
+    case.vault_store().await;
+    case.put("svc/only", json!({"k": "CANARY-v"})).await;
+    for (name, policy) in [("kept", "Retain"), ("deleted", "Delete")] {
+        let mut spec = find(&case, json!({}), json!({"rewrite": [{"transform": {"template": "only"}}]}));
+        spec["target"] = json!({"deletionPolicy": policy});
+        case.external_secret(name, spec).await;
+        case.secret_is(name, &[("only", r#"{"k":"CANARY-v"}"#)]).await;
+    }
+    // Vault still lists what was deleted and can be undeleted.
+    case.harness.vault.write(&format!("secret/delete/{}", case.key("svc/only")), json!({"versions": [1]})).await;
+    for name in ["kept", "deleted"] {
+        case.force_sync(name).await;
+    }
+    case.failed("kept", "no remote secret matches; the Secret is kept as it is").await;
+    case.secret_is("kept", &[("only", r#"{"k":"CANARY-v"}"#)]).await;
+    case.secret_gone("deleted").await;
+    case.harness.vault.write(&format!("secret/undelete/{}", case.key("svc/only")), json!({"versions": [1]})).await;
+    case.force_sync("deleted").await;
+    case.secret_is("deleted", &[("only", r#"{"k":"CANARY-v"}"#)]).await;
+}
+
+#[tokio::test]
 async fn keys_are_rewritten_in_order_and_two_that_become_one_are_named() {
     let case = services("rewrite").await;
     let short = json!({"regexp": {"source": "^.*/([a-z]+)-db$", "target": "$1"}});

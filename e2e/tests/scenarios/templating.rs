@@ -183,7 +183,17 @@ async fn what_chance_gave_survives_a_restart_and_a_merge_into_a_foreign_secret()
         case.force_sync(name).await;
         case.caught_up(name).await;
     }
-    assert_eq!((case.secret("own").await.unwrap(), case.secret("theirs").await.unwrap()), (first, theirs));
+    assert_eq!((case.secret("own").await.unwrap(), case.secret("theirs").await.unwrap()), (first.clone(), theirs));
+    // A label of the object is no input: it arrives, and what chance gave stays.
+    for team in ["a", "b"] {
+        let patch = json!({"metadata": {"labels": {"team": team}}});
+        case.objects().patch("own", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+        eventually("the label arrives", async || {
+            (case.secrets().get("own").await.unwrap().labels().get("team")? == team).then_some(())
+        })
+        .await;
+        assert_eq!(case.secret("own").await.unwrap(), first);
+    }
 }
 
 #[tokio::test]
@@ -216,10 +226,12 @@ async fn a_bad_template_says_where_it_is_wrong_and_disturbs_nobody() {
     for (i, (from, needle)) in [
         (json!({"literal": "{{ .pass }}"}), "the result is no YAML with keys and values"),
         (json!({"literal": "a: b", "target": "spec.x"}), "templateFrom[0].target is none of Data, Labels and Annotations"),
-        (json!({"literal": "a: '!'", "valuesDecodingStrategy": "Base64"}), "key a: the value is not Base64"),
+        (json!({"literal": "a: '!'", "valuesDecodingStrategy": "Base64"}), "entry 1: the value is not Base64"),
         (json!({"secret": {"name": "nobody", "items": [{"key": "k"}]}}), "does not exist; create it"),
         (json!({}), "names neither configMap nor secret nor literal"),
-        (json!({"literal": "no such: {{ .user }}", "target": "Labels"}), "the API server does not take it"),
+        (json!({"literal": "no such: {{ .user }}", "target": "Labels"}), "templateFrom[0].literal: entry 1: that is no label"),
+        (json!({"literal": "team: 'not {{ .pass }}'", "target": "Labels"}), "templateFrom[0].literal: entry 1: that is no label"),
+        (json!({"secret": {"name": "from-7", "items": [{"key": "k"}]}}), "from-7 is the target itself"),
     ]
     .into_iter()
     .enumerate()

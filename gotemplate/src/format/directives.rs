@@ -7,8 +7,12 @@ use crate::value::Value;
 
 /// `fmt.Sprintf`.
 pub(crate) fn sprintf(meter: &mut Meter, layout: &[u8], values: &[Value]) -> Result<Vec<u8>, String> {
+    // Most that two signs of a layout become is `%!(BADWIDTH)%!(BADPREC)%!z(MISSING)`.
+    meter.memory(16 * layout.len())?;
+    meter.steps(layout.len() / 16)?;
     let mut out = Vec::new();
-    let mut directives = Directives { layout, at: 0, values, next: 0, reordered: false, good: true };
+    let last_bracket = layout.iter().rposition(|b| *b == b']').unwrap_or(0);
+    let mut directives = Directives { layout, at: 0, values, next: 0, reordered: false, good: true, last_bracket };
     while directives.at < layout.len() {
         let begin = directives.at;
         let end = layout[begin..].iter().position(|b| *b == b'%').map_or(layout.len(), |found| begin + found);
@@ -49,6 +53,8 @@ struct Directives<'a> {
     reordered: bool,
     /// Whether the last explicit index was one.
     good: bool,
+    /// Where the last `]` of the layout is.
+    last_bracket: usize,
 }
 
 impl Directives<'_> {
@@ -76,7 +82,9 @@ impl Directives<'_> {
             return false;
         }
         self.reordered = true;
-        let Some(length) = self.layout[self.at..].iter().position(|b| *b == b']') else {
+        // Without another bracket nothing is looked for again.
+        let length = if self.at > self.last_bracket { None } else { self.layout[self.at..].iter().position(|b| *b == b']') };
+        let Some(length) = length else {
             self.good = false;
             self.at += 1;
             return false;

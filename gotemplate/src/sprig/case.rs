@@ -28,6 +28,7 @@ fn is_alphabet(rune: char) -> bool {
 }
 
 pub(super) fn camelcase(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    meter.memory(8 * text(&arguments[0]).len())?;
     let runes = chars(&Text::new(text(&arguments[0]).to_vec()));
     let Some(start) = runes.iter().position(|rune| !is_connector(*rune)) else {
         // What is connectors alone has its last one twice.
@@ -168,9 +169,11 @@ fn connected(bytes: &[u8], connector: char) -> String {
 }
 
 pub(super) fn snakecase(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    meter.memory(8 * text(&arguments[0]).len())?;
     made(meter, connected(text(&arguments[0]), '_'))
 }
 
 pub(super) fn kebabcase(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    meter.memory(8 * text(&arguments[0]).len())?;
     made(meter, connected(text(&arguments[0]), '-'))
 }

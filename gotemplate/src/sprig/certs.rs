@@ -17,9 +17,9 @@ use crate::exec::Meter;
 use crate::functions::Answer;
 use crate::value::Value;
 
-fn failed(error: rcgen::Error) -> String {
-    // Its texts are about forms and not about what is in them.
-    format!("error creating certificate: {error}")
+fn failed(_: rcgen::Error) -> String {
+    // Its texts may quote names.
+    "error creating certificate: a name or the key has a form that is not supported".into()
 }
 
 /// A new key; RSA takes a core for half a second.
@@ -28,7 +28,9 @@ fn new_key(meter: &mut Meter, size: RsaKeySize) -> Result<KeyPair, String> {
     KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, size).map_err(failed)
 }
 
-fn key_of(pem: &[u8]) -> Result<KeyPair, String> {
+fn key_of(meter: &mut Meter, pem: &[u8]) -> Result<KeyPair, String> {
+    meter.steps(SLOW / 10)?;
+    super::pem::charge(meter, pem)?;
     let der = keys::from_pem(pem)?;
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der.to_vec()));
     KeyPair::try_from(&der).map_err(|_| "the private key is of a kind or size that is not supported".to_owned())
@@ -36,7 +38,7 @@ fn key_of(pem: &[u8]) -> Result<KeyPair, String> {
 
 fn key_or_new(meter: &mut Meter, pem: Option<&Value>) -> Result<KeyPair, String> {
     match pem {
-        Some(pem) => key_of(text(pem)),
+        Some(pem) => key_of(meter, text(pem)),
         None => new_key(meter, RsaKeySize::_2048),
     }
 }
@@ -56,13 +58,21 @@ fn parameters(
     names: Option<(&Value, &Value)>,
     days: &Value,
 ) -> Result<CertificateParams, String> {
+    meter.steps(SLOW / 10)?;
     let mut parameters = CertificateParams::default();
+    let is_long = |name: &str| name.len() > NAME;
+    if is_long(&utf8(name)) {
+        return Err(format!("the certificate's name is longer than {NAME} bytes"));
+    }
     let mut subject = DistinguishedName::new();
     subject.push(DnType::CommonName, utf8(name).as_ref());
     parameters.distinguished_name = subject;
     let (addresses, dns) = names.map_or(Ok((Vec::new(), Vec::new())), |(addresses, dns)| {
         Ok::<_, String>((strings(addresses, "ip")?, strings(dns, "alternate dns name")?))
     })?;
+    if addresses.len() + dns.len() > NAMES || dns.iter().any(|name| is_long(name)) {
+        return Err(format!("more than {NAMES} alternate names, or one longer than {NAME} bytes"));
+    }
     for name in dns {
         let name = name.as_ref().try_into().map_err(|_| "error processing alternate dns name: it is no ASCII".to_owned())?;
         parameters.subject_alt_names.push(SanType::DnsName(name));
@@ -75,13 +85,18 @@ fn parameters(
     serial[0] &= 0x7f;
     parameters.serial_number = Some(SerialNumber::from_slice(&serial));
     parameters.not_before = OffsetDateTime::now_utc();
-    let length = Duration::days(int(days).clamp(-1_000_000, 1_000_000));
-    parameters.not_after = parameters.not_before.checked_add(length).ok_or("the certificate would end too late")?;
+    let length = Duration::days(int(days).clamp(-1_000_000, 10_000_000));
+    let end = parameters.not_before.checked_add(length).filter(|end| (1950..=9999).contains(&end.year()));
+    parameters.not_after = end.ok_or("the certificate would end before 1950 or after 9999")?;
     parameters.key_usages = vec![KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     parameters.is_ca = IsCa::ExplicitNoCa;
     Ok(parameters)
 }
+
+/// Longest name in bytes, and most alternate names.
+const NAME: usize = 253;
+const NAMES: usize = 100;
 
 fn pair(certificate_der: &[u8], key: &KeyPair) -> Answer {
     let key = keys::to_pem(key.serialized_der()).ok_or("error pem-encoding key")?;
@@ -108,7 +123,7 @@ pub(super) fn gen_signed(meter: &mut Meter, arguments: &[Value]) -> Answer {
     let Value::Certificate(ca) = &arguments[4] else { return Err("unable to decode certificate".into()) };
     let block = Block::first(ca.cert.bytes()).ok_or("unable to decode certificate")?;
     Link::parse(&block.bytes).map_err(|_| "error parsing certificate".to_owned())?;
-    let ca_key = key_of(ca.key.bytes()).map_err(|why| format!("error parsing private key: {why}"))?;
+    let ca_key = key_of(meter, ca.key.bytes()).map_err(|why| format!("error parsing private key: {why}"))?;
     let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(block.bytes.as_slice()), ca_key).map_err(failed)?;
     let key = key_or_new(meter, arguments.get(5))?;
     let mut parameters = parameters(meter, &arguments[0], Some((&arguments[1], &arguments[2])), &arguments[3])?;
@@ -118,6 +133,7 @@ pub(super) fn gen_signed(meter: &mut Meter, arguments: &[Value]) -> Answer {
 }
 
 pub(super) fn gen_private_key(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    meter.steps(SLOW / 10)?;
     let key = match text(&arguments[0]) {
         b"" | b"rsa" => {
             // Four times as many bits as half the size take ten times as long.

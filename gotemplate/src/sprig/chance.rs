@@ -80,6 +80,7 @@ pub(super) fn int(meter: &mut Meter, arguments: &[Value]) -> Answer {
 }
 
 pub(super) fn shuffle(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    meter.memory(6 * text(&arguments[0]).len())?;
     let mut runes = chars(&Text::new(text(&arguments[0]).to_vec()));
     meter.steps(runes.len())?;
     for i in (1..runes.len()).rev() {

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::encoding::base64_decoded;
-use super::pem::{Block, keys};
+use super::pem::{Block, charge, keys};
 use super::{chance, made, text, utf8};
 use crate::exec::Meter;
 use crate::functions::Answer;
@@ -70,7 +70,8 @@ pub(super) fn encrypt_aes(meter: &mut Meter, arguments: &[Value]) -> Answer {
     meter.memory(3 * plain.len())?;
     let failed = |_| "AES failed".to_owned();
     let padding = 16 - plain.len() % 16;
-    let mut content = Zeroizing::new(plain.to_vec());
+    let mut content = Zeroizing::new(Vec::with_capacity(plain.len() + padding));
+    content.extend_from_slice(plain);
     content.extend(std::iter::repeat_n(padding as u8, padding));
     let iv = chance::random(meter, 16)?;
     let key = EncryptingKey::cbc(aes_key(text(&arguments[0]))?).map_err(failed)?;
@@ -179,7 +180,8 @@ pub(super) fn rsa_decrypt(meter: &mut Meter, arguments: &[Value]) -> Answer {
         "RSA-OAEP" => {}
         _ => return Err("the scheme is neither None nor RSA-OAEP".into()),
     }
-    meter.steps(1000)?;
+    meter.steps(SLOW / 10)?;
+    charge(meter, text(&arguments[3]))?;
     let block = Block::first(text(&arguments[3])).ok_or("the private key is no PEM")?;
     let key = keys::pkcs8_of(&block.bytes).ok_or("could not parse private key")?;
     let key = PrivateDecryptingKey::from_pkcs8(&key).map_err(|_| "could not parse RSA private key".to_owned())?;

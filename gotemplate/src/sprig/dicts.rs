@@ -45,6 +45,9 @@ pub(super) fn pluck(meter: &mut Meter, arguments: &[Value]) -> Answer {
 
 /// Go's order is by chance; ours is that of the keys.
 pub(super) fn keys(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    let count = arguments.iter().map(|map| dict_at(map).len()).fold(0, usize::saturating_add);
+    meter.steps(count)?;
+    meter.memory(count.saturating_mul(size_of::<Value>()))?;
     let keys = arguments.iter().flat_map(|map| dict_at(map).entries()).map(|(key, _)| Value::Str(key)).collect();
     list_of(meter, keys, Type::Str)
 }

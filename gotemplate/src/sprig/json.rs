@@ -129,7 +129,7 @@ fn object(meter: &mut Meter, out: &mut Vec<u8>, fields: &[(Text, Value)], style:
 }
 
 fn string(meter: &mut Meter, out: &mut Vec<u8>, bytes: &[u8], style: Style) -> Result<(), String> {
-    meter.memory(2 * bytes.len())?;
+    meter.memory(6 * bytes.len())?;
     out.push(b'"');
     for (at, rune, length) in runes(bytes) {
         match rune {

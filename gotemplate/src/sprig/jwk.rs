@@ -57,7 +57,7 @@ fn number(name: &str, field: Option<&String>) -> Result<Der, String> {
 }
 
 fn parsed(meter: &mut Meter, argument: &Value) -> Result<Jwk, String> {
-    meter.steps(2000)?;
+    meter.steps(20_000)?;
     meter.memory(4 * text(argument).len())?;
     serde_json::from_slice(text(argument))
         .map_err(|error| format!("the input is no JWK: line {} column {}", error.line(), error.column()))
@@ -126,6 +126,9 @@ impl Jwk {
             }
             "OKP" => {
                 let d = number("d", self.d.as_ref())?;
+                if d.len() != 32 {
+                    return Err(bad());
+                }
                 let inner = Zeroizing::new([&[4, d.len() as u8], &d[..]].concat());
                 wrapped(self.edwards()?, None, &inner)
             }

@@ -31,6 +31,7 @@ fn cleaned(path: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn clean(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    meter.memory(16 * text(&arguments[0]).len())?;
     made(meter, cleaned(text(&arguments[0])))
 }
 

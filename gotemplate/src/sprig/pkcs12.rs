@@ -5,14 +5,18 @@ use base64::engine::general_purpose::STANDARD;
 use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, Pkcs12Archive, PrivateKey, PrivateKeyChain};
 
 use super::crypto::SLOW;
-use super::pem::{Block, CERTIFICATE, Link, chain, keys};
+use super::pem::{Block, CERTIFICATE, Link, chain, charge, keys};
 use super::{made, text, utf8};
 use crate::exec::Meter;
 use crate::functions::Answer;
 use crate::value::Value;
 
 /// Largest store that is read, in bytes.
-const LARGEST: usize = 256 << 10;
+const LARGEST: usize = 64 << 10;
+/// Most parts that are encrypted each with an effort of their own, and what begins one: PBES2 (RFC 8018), and PKCS#12's own schemes.
+const PARTS: usize = 20;
+const ENCRYPTED: [&[u8]; 2] =
+    [&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x05, 0x0d], &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x0c, 0x01]];
 /// DER of the object identifier of scrypt (RFC 7914), whose parameters may ask for a gigabyte.
 const SCRYPT: &[u8] = &[0x06, 0x09, 0x2b, 0x06, 0x01, 0x04, 0x01, 0xda, 0x47, 0x04, 0x0b];
 /// What Java's and OpenSSL's stores are made with as well (RFC 8018 asks for at least 1,000).
@@ -26,6 +30,10 @@ fn decoded(meter: &mut Meter, input: &[u8], password: &str) -> Result<Pkcs12Arch
     }
     if memchr::memmem::find(input, SCRYPT).is_some() {
         return Err("the PKCS#12 store is encrypted with scrypt, which is not supported".into());
+    }
+    let parts: usize = ENCRYPTED.iter().map(|begin| memchr::memmem::find_iter(input, begin).count()).sum();
+    if parts > PARTS {
+        return Err(format!("the PKCS#12 store has more than {PARTS} encrypted parts"));
     }
     // Its errors say what is wrong with the form; that the password is wrong shows in them as a MAC that does not fit.
     Pkcs12Archive::from_pkcs12(input, password)
@@ -72,7 +80,8 @@ pub(super) fn cert_pass(meter: &mut Meter, arguments: &[Value]) -> Answer {
     certs_of(meter, &arguments[1], &utf8(&arguments[0]))
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<Certificate>, String> {
+fn certificates(meter: &mut Meter, pem: &[u8]) -> Result<Vec<Certificate>, String> {
+    charge(meter, pem)?;
     let blocks = Block::all(pem);
     if blocks.is_empty() {
         return Err("the certificate is no PEM".into());
@@ -94,10 +103,11 @@ fn written(meter: &mut Meter, store: &KeyStore, password: &str) -> Answer {
 
 fn store_of(meter: &mut Meter, arguments: &[Value], all: bool) -> Answer {
     let password = arguments.get(2).map_or("".into(), utf8);
-    let mut certificates = certificates(text(&arguments[0]))?;
+    let mut certificates = certificates(meter, text(&arguments[0]))?;
     if !all {
         certificates.truncate(1);
     }
+    charge(meter, text(&arguments[1]))?;
     let block = Block::first(text(&arguments[1])).ok_or("the private key is no PEM")?;
     let der = keys::pkcs8_of(&block.bytes).ok_or("could not parse private key")?;
     let key = PrivateKey::from_der(&der).map_err(|_| "could not parse private key".to_owned())?;
@@ -119,7 +129,7 @@ pub(super) fn full_pem_to_pkcs12(meter: &mut Meter, arguments: &[Value]) -> Answ
 pub(super) fn pem_truststore(meter: &mut Meter, arguments: &[Value]) -> Answer {
     let password = arguments.get(1).map_or("".into(), utf8);
     let mut store = KeyStore::new();
-    for certificate in certificates(text(&arguments[0]))? {
+    for certificate in certificates(meter, text(&arguments[0]))? {
         let name = certificate.subject().to_owned();
         store.add_entry(&name, KeyStoreEntry::Certificate(certificate));
     }

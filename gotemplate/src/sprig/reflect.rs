@@ -106,7 +106,10 @@ fn same_at(meter: &mut Meter, a: &Value, b: &Value, depth: usize) -> Result<bool
         (Value::Uint(a, _), Value::Uint(b, _)) => a == b,
         (Value::Float(a), Value::Float(b)) => a == b,
         (Value::Complex(a, c), Value::Complex(b, d)) => a == b && c == d,
-        (Value::Str(a), Value::Str(b)) => a == b,
+        (Value::Str(a), Value::Str(b)) => {
+            meter.steps(a.bytes().len().min(b.bytes().len()) / 64)?;
+            a == b
+        }
         (Value::Time(a), Value::Time(b)) => a == b,
         (Value::Version(a), Value::Version(b)) => a == b,
         (Value::Certificate(a), Value::Certificate(b)) => a.cert == b.cert && a.key == b.key,

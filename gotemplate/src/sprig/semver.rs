@@ -264,12 +264,25 @@ fn satisfies(constraints: &str, version: &Version) -> Result<bool, String> {
     Ok(any)
 }
 
+/// Longest version or constraint in bytes.
+const LONGEST: usize = 1024;
+
+fn short(text: &Value) -> Result<(), String> {
+    match super::text(text).len() > LONGEST {
+        true => Err(format!("a version or constraint is longer than {LONGEST} bytes")),
+        false => Ok(()),
+    }
+}
+
 pub(super) fn semver(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    short(&arguments[0])?;
     meter.memory(4 * super::text(&arguments[0]).len() + 200)?;
     Ok(Value::Version(Rc::new(Version::parse(&utf8(&arguments[0]))?)))
 }
 
 pub(super) fn semver_compare(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    short(&arguments[0])?;
+    short(&arguments[1])?;
     let constraints = utf8(&arguments[0]);
     meter.steps(100 + constraints.len())?;
     meter.memory(40 * constraints.len())?;

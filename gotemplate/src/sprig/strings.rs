@@ -46,20 +46,25 @@ pub(super) fn map_runes(bytes: &[u8], map: impl Fn(char) -> char) -> String {
 }
 
 pub(super) fn upper(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    meter.memory(2 * text(&arguments[0]).len())?;
     made(meter, map_runes(text(&arguments[0]), to_upper))
 }
 
 pub(super) fn lower(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    meter.memory(2 * text(&arguments[0]).len())?;
     made(meter, map_runes(text(&arguments[0]), to_lower))
 }
 
 /// Without the runes at both ends that are of a kind.
 fn trimmed(bytes: &[u8], is_cut: impl Fn(char, &[u8]) -> bool) -> &[u8] {
-    let all: Vec<(usize, char, usize)> = runes(bytes).collect();
-    let cut = |&(at, rune, length): &(usize, char, usize)| is_cut(rune, &bytes[at..at + length]);
-    let Some(first) = all.iter().position(|rune| !cut(rune)) else { return &[] };
-    let last = all.iter().rposition(|rune| !cut(rune)).unwrap_or(first);
-    &bytes[all[first].0..all[last].0 + all[last].2]
+    let (mut first, mut end) = (None, 0);
+    for (at, rune, length) in runes(bytes) {
+        if !is_cut(rune, &bytes[at..at + length]) {
+            first.get_or_insert(at);
+            end = at + length;
+        }
+    }
+    first.map_or(&[], |first| &bytes[first..end])
 }
 
 pub(super) fn trim(meter: &mut Meter, arguments: &[Value]) -> Answer {
@@ -99,6 +104,16 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     memchr::memmem::find(bytes, wanted)
 }
 
+/// What the parts of a split text take, before they are made.
+fn parts_cost(meter: &mut Meter, bytes: &[u8], separator: &[u8]) -> Result<(), String> {
+    let parts = if separator.is_empty() { bytes.len() } else { memchr::memmem::find_iter(bytes, separator).count() + 1 };
+    meter.steps(parts / 4)?;
+    meter.memory(parts.saturating_mul(PART))
+}
+
+/// Bytes that a part takes beside its text.
+const PART: usize = 96;
+
 /// `strings.Split` and `strings.SplitN`; a limit below zero is none.
 pub(super) fn split_into<'a>(bytes: &'a [u8], separator: &[u8], limit: i64) -> Vec<&'a [u8]> {
     let full = |parts: &Vec<&[u8]>| limit > 0 && parts.len() as i64 == limit - 1;
@@ -130,6 +145,7 @@ fn texts_of(meter: &mut Meter, parts: Vec<Text>) -> Answer {
 }
 
 pub(super) fn split_list(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    parts_cost(meter, text(&arguments[1]), text(&arguments[0]))?;
     let parts = split_into(text(&arguments[1]), text(&arguments[0]), -1);
     texts_of(meter, parts.into_iter().map(|part| Text::new(part.to_vec())).collect())
 }
@@ -141,10 +157,12 @@ fn numbered(meter: &mut Meter, parts: Vec<&[u8]>) -> Answer {
 }
 
 pub(super) fn split(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    parts_cost(meter, text(&arguments[1]), text(&arguments[0]))?;
     numbered(meter, split_into(text(&arguments[1]), text(&arguments[0]), -1))
 }
 
 pub(super) fn splitn(meter: &mut Meter, arguments: &[Value]) -> Answer {
+    parts_cost(meter, text(&arguments[2]), text(&arguments[0]))?;
     numbered(meter, split_into(text(&arguments[2]), text(&arguments[0]), int(&arguments[1])))
 }
 
@@ -160,11 +178,17 @@ fn strings(meter: &mut Meter, value: &Value) -> Result<Vec<Text>, String> {
     }
 }
 
+/// Joins texts, whose bytes are taken before: one text may stand in a list many times.
+fn joined(meter: &mut Meter, parts: &[Text], between: &[u8]) -> Answer {
+    meter.memory(parts.iter().map(|part| part.bytes().len()).fold(0, usize::saturating_add))?;
+    let parts: Vec<&[u8]> = parts.iter().map(Text::bytes).collect();
+    Ok(Value::Str(Text::new(parts.join(between))))
+}
+
 pub(super) fn join(meter: &mut Meter, arguments: &[Value]) -> Answer {
     let (between, parts) = (text(&arguments[0]), strings(meter, &arguments[1])?);
-    meter.memory(parts.len() * between.len())?;
-    let parts: Vec<&[u8]> = parts.iter().map(Text::bytes).collect();
-    made(meter, parts.join(between))
+    meter.memory(parts.len().saturating_mul(between.len()))?;
+    joined(meter, &parts, between)
 }
 
 pub(super) fn to_strings(meter: &mut Meter, arguments: &[Value]) -> Answer {
@@ -184,6 +208,9 @@ pub(super) fn sort_alpha(meter: &mut Meter, arguments: &[Value]) -> Answer {
         list @ Value::List(_) => strings(meter, list)?,
         other => vec![strval(meter, other)?],
     };
+    // Texts that are alike are compared to their ends, again and again.
+    let compared = parts.iter().map(|part| part.bytes().len() / 64).fold(0, usize::saturating_add);
+    meter.steps(parts.len().saturating_add(compared.saturating_mul(parts.len().max(1).ilog2() as usize + 1)))?;
     parts.sort();
     texts_of(meter, parts)
 }
@@ -210,9 +237,10 @@ pub(super) fn squote(meter: &mut Meter, arguments: &[Value]) -> Answer {
     let mut quoted = Vec::new();
     for value in not_nil(arguments) {
         let value = strval(meter, value)?;
-        quoted.push([b"'", value.bytes(), b"'"].concat());
+        meter.memory(2 * value.bytes().len() + 3)?;
+        quoted.push(Text::new([b"'", value.bytes(), b"'"].concat()));
     }
-    made(meter, quoted.join(&b' '))
+    joined(meter, &quoted, b" ")
 }
 
 pub(super) fn cat(meter: &mut Meter, arguments: &[Value]) -> Answer {
@@ -220,18 +248,18 @@ pub(super) fn cat(meter: &mut Meter, arguments: &[Value]) -> Answer {
     for value in not_nil(arguments) {
         parts.push(strval(meter, value)?);
     }
-    let parts: Vec<&[u8]> = parts.iter().map(Text::bytes).collect();
-    made(meter, parts.join(&b' '))
+    joined(meter, &parts, b" ")
 }
 
 fn blanks(meter: &mut Meter, count: i64) -> Result<Vec<u8>, String> {
-    let count = usize::try_from(count).map_err(|_| format!("a negative count: {count}"))?;
+    let count = usize::try_from(count).map_err(|_| "a negative count".to_owned())?;
     meter.memory(count)?;
     Ok(vec![b' '; count])
 }
 
 fn indented(meter: &mut Meter, arguments: &[Value], first: &[u8]) -> Answer {
     let (pad, bytes) = (blanks(meter, int(&arguments[0]))?, text(&arguments[1]));
+    parts_cost(meter, bytes, b"\n")?;
     let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
     meter.memory(lines.len().saturating_mul(pad.len() + 1))?;
     let between = [b"\n", &pad[..]].concat();
@@ -248,6 +276,7 @@ pub(super) fn nindent(meter: &mut Meter, arguments: &[Value]) -> Answer {
 
 pub(super) fn replace(meter: &mut Meter, arguments: &[Value]) -> Answer {
     let (old, new, bytes) = (text(&arguments[0]), text(&arguments[1]), text(&arguments[2]));
+    parts_cost(meter, bytes, old)?;
     let parts = split_into(bytes, old, -1);
     meter.memory((parts.len() + 1).saturating_mul(new.len()))?;
     let mut replaced = parts.join(new);

@@ -113,7 +113,7 @@ fn abbreviated(bytes: &[u8], offset: i64, width: i64) -> Vec<u8> {
     if length <= width {
         return bytes.to_vec();
     }
-    let offset = offset.min(length);
+    let offset = offset.clamp(0, length);
     let offset = if length - offset < width - 3 { length - (width - 3) } else { offset };
     let slice = |from: i64, to: i64| &bytes[from as usize..to as usize];
     if offset <= 4 {

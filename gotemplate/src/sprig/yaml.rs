@@ -48,7 +48,8 @@ impl Writer<'_> {
         match value {
             Value::Map(map) if !map.is_empty() => {
                 let mut entries = map.entries();
-                entries.sort_by(|a, b| natural_order(&a.0.lossy(), &b.0.lossy()));
+                self.meter.steps(entries.len() * (entries.len().ilog2() as usize + 1))?;
+                merge_sort(&mut entries, &|a, b| natural_order(&a.0.lossy(), &b.0.lossy()));
                 for (i, (key, value)) in entries.iter().enumerate() {
                     if i > 0 || !is_inline {
                         self.indent(depth)?;
@@ -366,6 +367,24 @@ fn is_date(text: &str) -> bool {
         .any(|layout| super::dates::parse(layout, text).is_some())
 }
 
+/// Sorts by an order that need not be one: the standard library's sorts may panic then.
+fn merge_sort<T: Clone>(items: &mut [T], order: &dyn Fn(&T, &T) -> std::cmp::Ordering) {
+    let middle = items.len() / 2;
+    if middle == 0 {
+        return;
+    }
+    merge_sort(&mut items[..middle], order);
+    merge_sort(&mut items[middle..], order);
+    let (left, right) = (items[..middle].to_vec(), items[middle..].to_vec());
+    let (mut i, mut j) = (0, 0);
+    for place in items.iter_mut() {
+        let takes_right = i == left.len() || (j < right.len() && order(&right[j], &left[i]).is_lt());
+        let next = if takes_right { &right[j] } else { &left[i] };
+        *place = next.clone();
+        (i, j) = if takes_right { (i, j + 1) } else { (i + 1, j) };
+    }
+}
+
 /// How the library orders keys: numbers in them by their size, letters behind what is none.
 fn natural_order(a: &str, b: &str) -> std::cmp::Ordering {
     let (left, right): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
@@ -417,7 +436,8 @@ pub(super) fn from_yaml(meter: &mut Meter, arguments: &[Value]) -> Answer {
     meter.steps(text.len() / 8)?;
     meter.memory(8 * text.len())?;
     let empty = |entries| Ok(Value::Map(Map::new(entries, Type::Any)));
-    let options = serde_saphyr::options! { legacy_octal_numbers: true, with_snippet: false };
+    let budget = serde_saphyr::budget! { max_total_scalar_bytes: 8 << 20, max_nodes: 100_000 };
+    let options = serde_saphyr::options! { legacy_octal_numbers: true, with_snippet: false, budget: budget };
     let read: Result<serde_json::Value, _> = serde_saphyr::from_str_with_options(&text, options);
     let read = match read {
         Ok(serde_json::Value::Null) => return empty(Default::default()),

@@ -30,7 +30,7 @@ use crate::context::Context;
 use crate::controller::Active;
 use crate::keys::{ObjectKey, StoreKey};
 use crate::queue::{Next, Wake};
-use crate::reads::{Asking, Reader, Search};
+use crate::reads::{Asking, Listed, Reader, Search};
 use data::{Treatment, ValueError};
 use plan::{Ask, Observed, Plan, Settings, Source};
 use status::{Failure, Gone, Outcome, Report, Requeue, Retry};
@@ -183,7 +183,9 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
         Plan::Ignore => return None,
         Plan::Skip(due) => {
             if first {
-                ctx.state.remember(key, &object, memo);
+                // What its templates are read from may have changed before this process came: its turn tells.
+                let owed = memo.owed || plan::is_unseen(&object);
+                ctx.state.remember(key, &object, Memo { owed, ..memo });
             }
             return due.map(|due| next(now, Requeue::Turn(due)));
         }
@@ -421,10 +423,9 @@ async fn search(
     let pattern = find.name.as_ref().and_then(|name| name.regexp.clone()).filter(|pattern| !pattern.is_empty());
     let path = find.path.clone().filter(|path| !path.is_empty());
     let search = Search { pattern, path, tags: find.tags.clone() };
-    let found = reader.find(search, asking).await?;
-    if found.is_empty() {
-        return Err(Error::NotFound("no remote secret matches".into()));
-    }
+    let Listed { found, at } = reader.find(search, asking).await?;
+    // What was read before the search may be older than it: a secret that was made meanwhile is not missing.
+    let asking = Asking { fresh_after: asking.fresh_after.max(at), ..asking };
     let unread = found.iter().filter(|found| found.payload.is_none());
     let wants: Vec<Want> =
         unread.map(|found| want(&RemoteRef { key: found.key.clone(), ..RemoteRef::default() }, None, taker)).collect();
@@ -440,7 +441,11 @@ async fn search(
     let values: Vec<_> = found.iter().map(value).collect();
     // One that went between the search and its read is one that is not found.
     let named = found.iter().map(|found| found.name.clone()).zip(values);
-    Ok(named.filter(|(_, value)| !matches!(value, Err(Error::NotFound(_)))).collect())
+    let there: Vec<_> = named.filter(|(_, value)| !matches!(value, Err(Error::NotFound(_)))).collect();
+    if there.is_empty() {
+        return Err(Error::NotFound("no remote secret matches".into()));
+    }
+    Ok(there)
 }
 
 /// `taker` is the namespace that asks, for a provider that takes property and namespace.
@@ -550,12 +555,10 @@ async fn rewritten(
         let conversion = Some(conversion.unwrap_or_default());
         return data::treated(values, Treatment { conversion, decoding, nulls });
     }
-    let stopped = || ValueError::Unusable("the operator is stopping".into());
-    let _permit = ctx.renders.acquire().await.map_err(|_| stopped())?;
     let rewrites = source.rewrite.to_vec();
     // Rewrites are templates too: other objects do not wait for them.
-    let rewritten = tokio::task::spawn_blocking(move || rewrite::apply(&rewrites, values)).await;
-    let values = rewritten.map_err(|_| stopped())?.map_err(ValueError::Unusable)?;
+    let rewritten = template::apart(ctx, move || rewrite::apply(&rewrites, values)).await;
+    let values = rewritten.and_then(|rewritten| rewritten).map_err(ValueError::Unusable)?;
     data::treated(values, Treatment { conversion: None, decoding, nulls })
 }
 

@@ -157,16 +157,19 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     let due = wake.turn && next.is_some_and(|due| due.at <= *now);
     // So does what had failed already when this process came, unless a person changed it meanwhile.
     let old_failure = failed && observed.first && !changed && !wake.turn && !touched;
-    // Whether what its templates are read from changed before this process came can't be told.
-    let unseen = observed.first && template::has_sources(object);
     let refresh = never
         || match settings.policy {
-            RefreshPolicy::Periodic => unseen || changed || due || failed && !old_failure || wake.store || memo.owed,
+            RefreshPolicy::Periodic => changed || due || failed && !old_failure || wake.store || memo.owed,
             RefreshPolicy::OnChange => changed || memo.owed,
             RefreshPolicy::CreatedOnce => false,
         };
     if !refresh && old_failure && settings.policy == RefreshPolicy::Periodic {
         return Plan::Skip(Some(settings.in_turn(*now, Duration::ZERO)));
+    }
+    if !refresh && !touched && observed.first && is_unseen(object) {
+        let due = settings.in_turn(*now, Duration::ZERO);
+        let opens = settings.windows.as_ref().map_or(Some(due.at), |windows| windows.next_open(due.at));
+        return Plan::Skip(opens.map(|at| Due { at, ..due }));
     }
     // What is synced once, or on changes, is not read again because something failed in between: it is looked at.
     match (refresh, touched || failed && writes, target) {
@@ -175,6 +178,13 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
         (false, false, _) if failed => Plan::Fetch(settings),
         (false, false, _) => Plan::Skip(next),
     }
+}
+
+/// Whether it is refreshed when its turn comes after a start: what its templates are read from was not watched until then.
+pub fn is_unseen(object: &ExternalSecret) -> bool {
+    let policy = object.spec.refresh_policy.unwrap_or_default();
+    let once = object.spec.refresh_interval.as_deref().is_some_and(|text| parse_go(text).is_ok_and(|d| d.is_zero()));
+    policy == RefreshPolicy::Periodic && !once && template::has_sources(object)
 }
 
 /// Parses and checks what the API server does not.

@@ -71,7 +71,10 @@ fn renamed_keys(field: &str, keys: Keys, rename: impl Fn(&str) -> Result<Vec<u8>
 /// The objects of all values in one: those of `priority` last, each winning over those before it.
 fn merged(field: &str, merge: &RewriteMerge, keys: Keys) -> Result<Keys, String> {
     let mut order: Vec<&String> = keys.keys().filter(|key| !merge.priority.contains(key)).collect();
-    for key in &merge.priority {
+    for (i, key) in merge.priority.iter().enumerate() {
+        if merge.priority[i + 1..].contains(key) {
+            continue;
+        }
         match (keys.contains_key(key), merge.priority_policy) {
             (true, _) => order.push(key),
             (false, PriorityPolicy::IgnoreNotFound) => {}

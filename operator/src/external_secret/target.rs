@@ -60,6 +60,8 @@ pub struct Desired {
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
     finalizers: Vec<String>,
+    /// Names of the labels and annotations that a template gave.
+    rendered: Option<(BTreeSet<String>, BTreeSet<String>)>,
     data: BTreeMap<String, SecretBytes>,
     owner: Option<OwnerReference>,
     policy: CreationPolicy,
@@ -131,6 +133,8 @@ impl Desired {
         check_shape(type_.as_deref().unwrap_or("Opaque"), &data)?;
         let key = ObjectKey::new(object.metadata.namespace.as_deref().unwrap_or_default(), &object.name_any());
         let policy = target.creation_policy;
+        let names = |map: &BTreeMap<String, String>| map.keys().cloned().collect();
+        let rendered = metadata.as_ref().map(|metadata| (names(&metadata.labels), names(&metadata.annotations)));
         let (mut labels, annotations) = match metadata {
             Some(Metadata { labels, annotations }) => (labels, annotations),
             None => copied_metadata(object),
@@ -148,6 +152,7 @@ impl Desired {
             immutable: target.immutable.unwrap_or(false),
             labels,
             annotations,
+            rendered,
             finalizers: of_template.map(|m| m.finalizers.clone()).unwrap_or_default(),
             data,
             owner: (policy == CreationPolicy::Owner).then(|| object.controller_owner_ref(&())).flatten(),
@@ -194,32 +199,59 @@ impl Desired {
         let name = self.mark();
         let marked = there.and_then(|s| s.metadata.annotations.as_ref()).and_then(|a| a.get(&name));
         if let (Some(existing), Some(marked)) = (there, marked) {
-            let rendered = (self.data.clone(), self.labels.clone(), self.annotations.clone());
+            let fresh = (self.data.clone(), self.labels.clone(), self.annotations.clone());
             for (key, value) in &mut self.data {
                 if let Some(bytes) = existing.data.as_ref().and_then(|data| data.get(key)) {
                     *value = SecretBytes::new(bytes.0.clone());
                 }
             }
-            let of_existing =
-                [(&mut self.labels, &existing.metadata.labels), (&mut self.annotations, &existing.metadata.annotations)];
-            for (wanted, there) in of_existing {
-                for (key, value) in wanted.iter_mut() {
+            let (labels, annotations) = self.rendered.clone().unwrap_or_default();
+            let of_existing = [
+                (labels, &mut self.labels, &existing.metadata.labels),
+                (annotations, &mut self.annotations, &existing.metadata.annotations),
+            ];
+            for (names, wanted, there) in of_existing {
+                for (key, value) in wanted.iter_mut().filter(|(key, _)| names.contains(*key)) {
                     if let Some(now) = there.as_ref().and_then(|t| t.get(key)) {
                         value.clone_from(now);
                     }
                 }
             }
-            if is_exact(self.policy) {
-                self.annotations.remove(ANNOTATION_DATA_HASH);
-            }
-            if *marked != format!("{inputs}.{}", self.fingerprint()) {
-                (self.data, self.labels, self.annotations) = rendered;
+            if *marked != format!("{inputs}.{}", self.of_chance()) {
+                (self.data, self.labels, self.annotations) = fresh;
             }
         }
         self.annotations.remove(ANNOTATION_DATA_HASH);
         self.annotations.remove(&name);
         self.seal();
-        self.annotations.insert(name, format!("{inputs}.{}", self.hash));
+        self.annotations.insert(name, format!("{inputs}.{}", self.of_chance()));
+    }
+
+    /// Hash of what templates gave, and of nothing that comes from elsewhere: that may change by itself.
+    fn of_chance(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        part(self.uid.as_bytes());
+        for (key, value) in &self.data {
+            part(key.as_bytes());
+            part(value.expose());
+        }
+        let (labels, annotations) = self.rendered.clone().unwrap_or_default();
+        for (names, map) in [(labels, &self.labels), (annotations, &self.annotations)] {
+            for name in names {
+                part(name.as_bytes());
+                part(map.get(&name).map(String::as_bytes).unwrap_or_default());
+            }
+        }
+        hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Whether the API server's words about this Secret may quote what a template gave: they are not repeated then.
+    pub fn has_rendered_metadata(&self) -> bool {
+        self.rendered.is_some()
     }
 
     /// The annotation that says what was rendered by chance from which inputs.
@@ -240,13 +272,18 @@ impl Desired {
     }
 
     /// The manifest of a new Secret, or of a server-side apply on the one that has `uid`.
-    fn manifest(&self, uid: Option<&str>) -> Manifest<'_> {
+    fn manifest(&self, existing: Option<&Secret>) -> Manifest<'_> {
+        let uid = existing.and_then(|s| s.metadata.uid.as_deref());
+        // One that is going gets no finalizer that it has not.
+        let going = existing.filter(|s| s.metadata.deletion_timestamp.is_some());
+        let stays = |f: &&String| going.is_none_or(|s| s.metadata.finalizers.as_ref().is_some_and(|all| all.contains(f)));
+        let finalizers: Vec<&String> = self.finalizers.iter().filter(stays).collect();
         Manifest {
             api_version: "v1",
             kind: "Secret",
             metadata: without_empty(json!({
                 "name": self.name, "namespace": self.namespace, "labels": self.labels, "annotations": self.annotations,
-                "ownerReferences": self.owner.iter().collect::<Vec<_>>(), "uid": uid, "finalizers": self.finalizers,
+                "ownerReferences": self.owner.iter().collect::<Vec<_>>(), "uid": uid, "finalizers": finalizers,
             })),
             type_: self.type_.as_deref(),
             immutable: self.immutable.then_some(true),
@@ -485,7 +522,10 @@ fn holds(existing: &Secret, desired: &Desired) -> bool {
             && own.labels.iter().all(|l| desired.labels.contains_key(l))
             && own.annotations.iter().all(|a| desired.annotations.contains_key(a))
     } else {
-        own_fields(existing, &desired.merge_manager()).data.iter().all(|k| desired.data.contains_key(k))
+        let own = own_fields(existing, &desired.merge_manager());
+        own.data.iter().all(|k| desired.data.contains_key(k))
+            && own.labels.iter().all(|l| desired.labels.contains_key(l))
+            && own.annotations.iter().all(|a| desired.annotations.contains_key(a))
     };
     let owned = owned_by(existing, &desired.uid) == desired.owner.is_some();
     let type_ = desired.type_.as_deref().is_none_or(|t| existing.type_.as_deref() == Some(t));

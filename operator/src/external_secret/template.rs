@@ -2,7 +2,10 @@
 //! templates that stand elsewhere, and renders where nobody else has to wait for it.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
+
+use aws_lc_rs::pbkdf2;
 
 use gotemplate::{Map, MissingKey, Options, Text, Type, Value};
 use lockstep_crds::ExternalSecret;
@@ -71,6 +74,8 @@ pub struct Document {
     /// The key that it gives, unless it gives keys and values.
     key: Option<String>,
     text: SecretBytes,
+    /// It stands in a Secret: not a word of it is repeated.
+    is_secret: bool,
     place: Place,
     decoding: DecodingStrategy,
 }
@@ -97,41 +102,66 @@ pub async fn content(
     object: &ExternalSecret,
     data: BTreeMap<String, SecretBytes>,
 ) -> Result<Content, Failure> {
+    let resolver = ObjectResolver { ctx, key };
+    resolver.begin();
     let Some(template) = object.spec.target.template.as_ref().filter(|template| is_used(template)) else {
         return Ok(Content::of_data(data));
     };
     let mut documents = Vec::new();
-    let resolver = ObjectResolver { ctx, key };
-    resolver.begin();
     for (i, from) in template.template_from.iter().enumerate() {
-        documents.extend(read(&resolver, from, &format!("spec.target.template.templateFrom[{i}]")).await?);
+        documents.extend(read(&resolver, from, &format!("spec.target.template.templateFrom[{i}]"), object.target_name()).await?);
     }
     let invalid = |why| Failure { category: "invalid", ..Failure::rejected(why) };
     let (template, uid) = (template.clone(), object.metadata.uid.clone().unwrap_or_default());
-    let stopped = || invalid("the operator is stopping".into());
-    let permit = ctx.renders.acquire().await.map_err(|_| stopped())?;
-    // A template may take a tenth of a second: other objects do not wait for it.
-    let rendered = tokio::task::spawn_blocking(move || render(&template, &documents, data, &uid)).await;
-    drop(permit);
-    rendered.map_err(|_| stopped())?.map_err(invalid)
+    let known = ctx.marks().get(key).cloned();
+    // A template may take seconds: other objects do not wait for it.
+    let rendered = apart(ctx, move || render(&template, &documents, data, &uid, known)).await;
+    let (content, mark) = rendered.and_then(|rendered| rendered).map_err(invalid)?;
+    match mark {
+        Some(mark) => drop(ctx.marks().insert(key.clone(), mark)),
+        None => drop(ctx.marks().remove(key)),
+    }
+    Ok(content)
+}
+
+/// Runs what a tenant's text makes the operator do where nobody else waits for it, so many at once.
+///
+/// # Errors
+/// A sentence when it panics, or when the operator is stopping.
+pub async fn apart<T: Send + 'static>(ctx: &Context, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let stopping = || "the operator is stopping".to_owned();
+    let _permit = ctx.renders.acquire().await.map_err(|_| stopping())?;
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        if !error.is_panic() {
+            return stopping();
+        }
+        ctx.metrics.panicked();
+        tracing::error!("rendering a template panicked; please report it");
+        "rendering failed unexpectedly; please report it".into()
+    })
 }
 
 fn is_used(template: &Template) -> bool {
     !template.data.is_empty() || !template.template_from.is_empty() || template.metadata.is_some()
 }
 
-async fn read(resolver: &ObjectResolver<'_>, from: &TemplateFrom, field: &str) -> Result<Vec<Document>, Failure> {
+async fn read(resolver: &ObjectResolver<'_>, from: &TemplateFrom, field: &str, target: &str) -> Result<Vec<Document>, Failure> {
     let invalid = |why: String| Failure { category: "invalid", ..Failure::rejected(why) };
     let place = Place::of(from.target.as_deref(), field).map_err(invalid)?;
     let decoding = from.values_decoding_strategy.unwrap_or_default();
     let mut documents = Vec::new();
     if let Some(literal) = &from.literal {
         let text = SecretBytes::from(literal.as_str());
-        documents.push(Document { field: format!("{field}.literal"), key: None, text, place, decoding });
+        documents.push(Document { field: format!("{field}.literal"), key: None, text, is_secret: false, place, decoding });
     }
     for (kind, reference) in [("configMap", &from.config_map), ("secret", &from.secret)] {
         let Some(TemplateRef { name, items }) = reference else { continue };
         let field = format!("{field}.{kind}");
+        if kind == "secret" && name == target {
+            return Err(invalid(format!(
+                "{field}: {name} is the target itself; a template that reads what it writes has no end"
+            )));
+        }
         let mut there = match kind {
             "configMap" => resolver.config_map(&field, name).await,
             _ => resolver.secret(&field, name).await,
@@ -147,6 +177,7 @@ async fn read(resolver: &ObjectResolver<'_>, from: &TemplateFrom, field: &str) -
                 field: format!("{field} {name}, key {}", item.key),
                 key,
                 text: text.clone(),
+                is_secret: kind == "secret",
                 place,
                 decoding,
             });
@@ -168,30 +199,35 @@ pub fn render(
     documents: &[Document],
     data: BTreeMap<String, SecretBytes>,
     uid: &str,
-) -> Result<Content, String> {
+    known: Option<Mark>,
+) -> Result<(Content, Option<Mark>), String> {
     let mut renderer = Renderer { fields: fields(&data), names: keys_of(data.keys()), volatile: false, size: 0 };
     let inputs = inputs(template, documents, &data, uid);
     let keeps = template.merge_policy == TemplateMergePolicy::Merge || (template.data.is_empty() && documents.is_empty());
     let mut content = Content::of_data(if keeps { data } else { BTreeMap::new() });
     let mut metadata = Metadata::default();
     for document in documents {
-        let rendered =
-            renderer.render(&document.field, document.key.as_deref().unwrap_or("keys and values"), document.text.expose())?;
+        let name = document.key.as_deref().unwrap_or("keys and values");
+        let rendered = renderer.render(&document.field, name, document.text.expose(), document.is_secret)?;
         let values = match &document.key {
             Some(key) => BTreeMap::from([(key.clone(), rendered)]),
             None => keys_and_values(&document.field, &rendered)?,
         };
-        for (key, value) in values {
-            let field = &document.field;
+        for (i, (key, value)) in values.into_iter().enumerate() {
+            // A key that was rendered may hold a value: it is not repeated.
+            let field = match &document.key {
+                Some(_) => document.field.clone(),
+                None => format!("{}: entry {}", document.field, i + 1),
+            };
             let value = data::decode(value, document.decoding).map_err(|error| match error {
-                ValueError::Missing(why) | ValueError::Unusable(why) => format!("{field}: key {key}: {why}"),
+                ValueError::Missing(why) | ValueError::Unusable(why) => format!("{field}: {why}"),
             })?;
-            put(&mut content.data, &mut metadata, document.place, field, key, value)?;
+            put(&mut content.data, &mut metadata, document.place, &field, key, value)?;
         }
     }
     for (key, text) in &template.data {
         let field = format!("spec.target.template.data[{key}]");
-        let value = renderer.render(&field, key, text.as_bytes())?;
+        let value = renderer.render(&field, key, text.as_bytes(), false)?;
         put(&mut content.data, &mut metadata, Place::Data, &field, key.clone(), value)?;
     }
     let of_spec = template.metadata.clone().unwrap_or_default();
@@ -200,13 +236,37 @@ pub fn render(
     {
         for (key, text) in texts {
             let field = format!("spec.target.template.metadata.{kind}[{key}]");
-            let value = renderer.render(&field, key, text.as_bytes())?;
+            let value = renderer.render(&field, key, text.as_bytes(), false)?;
             put(&mut content.data, &mut metadata, place, &field, key.clone(), value)?;
         }
     }
     content.metadata = gives_metadata(template).then_some(metadata);
-    content.volatile = renderer.volatile.then_some(inputs);
-    Ok(content)
+    let mark = renderer.volatile.then(|| Mark::of(&inputs, uid, known));
+    content.volatile = mark.as_ref().map(|mark| mark.shown.clone());
+    Ok((content, mark))
+}
+
+/// What is written down of the inputs of something rendered by chance.
+#[derive(Clone)]
+pub struct Mark {
+    /// Of this process alone: tells whether the inputs are those of before.
+    digest: [u8; 32],
+    /// What stands in the target. It is slow to compute: whoever may read the target might try out values that are not in it.
+    shown: String,
+}
+
+/// Rounds of PBKDF2: some hundredths of a second for each value that somebody tries out.
+const ROUNDS: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
+
+impl Mark {
+    fn of(digest: &[u8; 32], uid: &str, known: Option<Self>) -> Self {
+        if let Some(known) = known.filter(|known| known.digest == *digest) {
+            return known;
+        }
+        let mut slow = [0; 16];
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ROUNDS, uid.as_bytes(), digest, &mut slow);
+        Self { digest: *digest, shown: slow.iter().map(|b| format!("{b:02x}")).collect() }
+    }
 }
 
 fn put(
@@ -217,22 +277,48 @@ fn put(
     key: String,
     value: SecretBytes,
 ) -> Result<(), String> {
-    let text = |value: &SecretBytes| value.as_text().map(str::to_owned).ok_or_else(|| format!("{field}: key {key} is no text"));
+    let text = |value: &SecretBytes| value.as_text().map(str::to_owned).ok_or_else(|| format!("{field}: the value is no text"));
     match place {
         Place::Data => {
-            data::check_key(&key).map_err(|why| format!("{field}: key {key:?} {why}"))?;
+            data::check_key(&key).map_err(|why| format!("{field}: the key {why}"))?;
             data.insert(key, value);
         }
         Place::Labels => {
             let text = text(&value)?;
+            if !is_qualified_name(&key) || !(text.is_empty() || is_name(&text)) {
+                return Err(format!(
+                    "{field}: that is no label: a value has at most 63 characters of A-Z a-z 0-9 - _ ., and begins and ends with a letter or a digit"
+                ));
+            }
             metadata.labels.insert(key, text);
         }
         Place::Annotations => {
             let text = text(&value)?;
+            if !is_qualified_name(&key) {
+                return Err(format!("{field}: that is no name of an annotation"));
+            }
             metadata.annotations.insert(key, text);
         }
     }
     Ok(())
+}
+
+/// A label's value, and what is behind the slash of a label's name (`IsQualifiedName` of the Kubernetes API).
+fn is_name(text: &str) -> bool {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    text.len() <= 63 && ends(text.chars().next()) && ends(text.chars().last()) && text.chars().all(inner)
+}
+
+fn is_qualified_name(text: &str) -> bool {
+    let part = |part: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !part.is_empty() && part.chars().all(inner) && !part.starts_with('-') && !part.ends_with('-')
+    };
+    match text.split_once('/') {
+        Some((prefix, name)) => prefix.len() <= 253 && prefix.split('.').all(part) && is_name(name),
+        None => is_name(text),
+    }
 }
 
 /// The data as templates see them: strings by key.
@@ -254,9 +340,15 @@ struct Renderer {
 }
 
 impl Renderer {
-    fn render(&mut self, field: &str, name: &str, text: &[u8]) -> Result<SecretBytes, String> {
+    fn render(&mut self, field: &str, name: &str, text: &[u8], is_secret: bool) -> Result<SecretBytes, String> {
         let source = std::str::from_utf8(text).map_err(|_| format!("{field} is no UTF-8"))?;
         let wrong = |error: gotemplate::Error| {
+            if is_secret {
+                return format!(
+                    "{field}: wrong in line {} column {}; what stands there is in a Secret and not shown",
+                    error.line, error.column
+                );
+            }
             let hint =
                 if error.message.contains("no entry for key") { format!("; there is {}", self.names) } else { String::new() };
             format!("{field}: {error}{hint}")
@@ -286,7 +378,7 @@ fn keys_and_values(field: &str, rendered: &SecretBytes) -> Result<BTreeMap<Strin
 }
 
 /// A hash of all that goes into rendering, salted with the object's UID.
-fn inputs(template: &Template, documents: &[Document], data: &BTreeMap<String, SecretBytes>, uid: &str) -> String {
+fn inputs(template: &Template, documents: &[Document], data: &BTreeMap<String, SecretBytes>, uid: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
@@ -302,7 +394,7 @@ fn inputs(template: &Template, documents: &[Document], data: &BTreeMap<String, S
         part(key.as_bytes());
         part(value.expose());
     }
-    hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
+    hash.finalize().into()
 }
 
 #[cfg(test)]
@@ -317,11 +409,27 @@ mod tests {
 
     fn document(key: Option<&str>, text: &str, place: Place) -> Document {
         let decoding = DecodingStrategy::None;
-        Document { field: "from".into(), key: key.map(Into::into), text: SecretBytes::from(text), place, decoding }
+        Document {
+            field: "from".into(),
+            key: key.map(Into::into),
+            text: SecretBytes::from(text),
+            is_secret: false,
+            place,
+            decoding,
+        }
     }
 
     fn provided() -> BTreeMap<String, SecretBytes> {
         [("user", "app"), ("pass", "canary-1")].map(|(k, v)| (k.to_owned(), SecretBytes::from(v))).into()
+    }
+
+    fn render(
+        template: &Template,
+        documents: &[Document],
+        data: BTreeMap<String, SecretBytes>,
+        uid: &str,
+    ) -> Result<Content, String> {
+        super::render(template, documents, data, uid, None).map(|(content, _)| content)
     }
 
     fn shown(content: &Content) -> Vec<(String, String)> {
@@ -378,7 +486,7 @@ mod tests {
             (json!({"data": {"k": "{{ range until 1000000 }}{{ $.pass }}{{ end }}"}}), "line 1 column"),
             (json!({"data": {"k": "{{ .pass | pkcs12key }}"}}), "no PKCS#12 store"),
             (json!({"data": {"k": "{{ mustRegexFind \"(\" .pass }}"}}), "regexp is not valid"),
-            (json!({"data": {"a b": "x"}}), "key \"a b\" is no key that a Secret can have"),
+            (json!({"data": {"a b": "x"}}), "spec.target.template.data[a b]: the key is no key that a Secret can have"),
         ] {
             let error = render(&template(spec.clone()), &[], provided(), "uid").err().unwrap();
             assert!(error.contains(expected) && !error.contains("canary"), "{spec}: {error}");
@@ -390,7 +498,28 @@ mod tests {
         let mut binary = document(Some("k"), "////", Place::Labels);
         binary.decoding = DecodingStrategy::Base64;
         let error = render(&Template::default(), &[binary], provided(), "uid").err().unwrap();
-        assert!(error.contains("is no text"), "{error}");
+        assert!(error.contains("the value is no text"), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_was_rendered_and_a_template_of_a_secret_are_not_repeated() {
+        for (document, needle) in [
+            (document(None, "'{{ .pass }}/=': x", Place::Data), "from: entry 1: the key is no key that a Secret can have"),
+            (document(None, "'{{ .pass }} ': x", Place::Labels), "from: entry 1: that is no label"),
+            (document(None, "l: '{{ .pass }}\\n'", Place::Labels), "from: entry 1: that is no label"),
+            (document(None, "a: x\nb: '{{ .pass }}'", Place::Data), "from: entry 1: the value is not Base64"),
+            (
+                Document { is_secret: true, ..document(Some("k"), "x {{ nope `canary-2` }}", Place::Data) },
+                "from: wrong in line 1 column 6",
+            ),
+        ] {
+            let document = Document {
+                decoding: if needle.contains("Base64") { DecodingStrategy::Base64 } else { DecodingStrategy::None },
+                ..document
+            };
+            let error = render(&Template::default(), &[document], provided(), "uid").err().unwrap();
+            assert!(error.contains(needle) && !error.contains("canary"), "{error}");
+        }
     }
 
     #[test]

@@ -18,6 +18,9 @@ use crate::{Deleted, Error, Find, Found, MANAGED_BY, Payload, Push, Pushed, Resu
 
 /// Secrets in one page of a list: their sizes may add up to a page's limit.
 const PAGE: usize = 20;
+/// Pages of a search at most, and bytes of them all.
+const PAGES: usize = 1000;
+const MOST_FOUND: usize = 32 << 20;
 
 /// `metadata` of a PushSecret's entry.
 #[derive(Debug, Default, Deserialize)]
@@ -161,7 +164,8 @@ impl Kubernetes {
         let selector = selector(&query.tags)?;
         let mut found = Vec::new();
         let mut next = String::new();
-        loop {
+        let mut size = 0;
+        for _ in 0..PAGES {
             let mut place = Place { namespace: &self.namespace, name: None, query: vec![("limit", PAGE.to_string())] };
             for (name, value) in [("labelSelector", &selector), ("continue", &next)] {
                 if !value.is_empty() {
@@ -169,6 +173,12 @@ impl Kubernetes {
                 }
             }
             let body = self.call(Method::GET, &place, None).await?;
+            size += body.len();
+            if size > MOST_FOUND {
+                return Err(Error::Unsupported(format!(
+                    "dataFrom.find: the Secrets are more than {MOST_FOUND} bytes; narrow it by tags"
+                )));
+            }
             let page: Page =
                 serde_json::from_slice(&body).map_err(|_| Error::unavailable("the answer is no SecretList; check server.url"))?;
             for secret in page.items.into_iter().filter(|s| query.admits_name(&s.metadata.name)) {
@@ -181,6 +191,7 @@ impl Kubernetes {
             }
             next = page.metadata.next;
         }
+        Err(Error::unavailable("the list of Secrets does not end"))
     }
 
     fn namespace_of<'a>(&'a self, settings: &'a Settings) -> Result<&'a str> {

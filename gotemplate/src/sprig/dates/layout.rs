@@ -265,7 +265,7 @@ fn skip<'a>(mut text: &'a str, mut literal: &str) -> Option<&'a str> {
 fn abbreviation(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let signed = |text: &str| -> usize {
-        let digits = text.bytes().skip(1).take_while(u8::is_ascii_digit).count();
+        let digits = text.bytes().skip(1).take(3).take_while(u8::is_ascii_digit).count();
         let is_sound = text.starts_with(['+', '-']) && text[1..=digits].parse::<u64>().is_ok_and(|hours| hours <= 23);
         if is_sound { 1 + digits } else { 0 }
     };

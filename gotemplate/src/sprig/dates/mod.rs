@@ -90,7 +90,8 @@ impl Time {
     /// A date and a time of the day as they are at an offset.
     pub(crate) fn of(civil: &Civil, nanos: u32, offset: i32, zone: &str) -> Self {
         let days = days_of(civil.year, civil.month, civil.day);
-        let seconds = days * DAY + civil.hour * 3600 + civil.minute * 60 + civil.second - i64::from(offset);
+        let of_day = civil.hour * 3600 + civil.minute * 60 + civil.second - i64::from(offset);
+        let seconds = days.saturating_mul(DAY).saturating_add(of_day);
         Self { seconds, nanos, offset, zone: zone.into() }
     }
 
@@ -267,7 +268,7 @@ pub(crate) fn method(time: &Time, name: &str, arguments: &[Value]) -> Option<Val
         "Equal" => Value::Bool((time.seconds, time.nanos) == (other().seconds, other().nanos)),
         "AddDate" => {
             let at = |i: usize| arguments.get(i).map_or(0, super::int).clamp(-100_000_000, 100_000_000);
-            let months = civil.year.saturating_mul(12) + civil.month - 1 + at(0) * 12 + at(1);
+            let months = (civil.year * 12 + civil.month - 1 + at(0) * 12 + at(1)).clamp(-12_000_000_000, 12_000_000_000);
             let date = Civil { year: months.div_euclid(12), month: months.rem_euclid(12) + 1, day: civil.day + at(2), ..civil };
             Value::Time(Time::of(&date, time.nanos, time.offset, &time.zone))
         }

@@ -17,6 +17,20 @@ use crate::value::{Type, Value};
 
 pub(super) const CERTIFICATE: &str = "CERTIFICATE";
 
+/// Most headers of a block that are read.
+const HEADERS: usize = 16;
+/// Longest text that is searched for blocks.
+const LARGEST: usize = 1 << 20;
+
+/// What reading a text for blocks takes.
+pub(super) fn charge(meter: &mut Meter, text: &[u8]) -> Result<(), String> {
+    if text.len() > LARGEST {
+        return Err(format!("a PEM text is longer than {LARGEST} bytes"));
+    }
+    meter.steps(100 + memchr::memmem::find_iter(text, b"-----BEGIN").count().saturating_mul(200))?;
+    meter.memory(4 * text.len())
+}
+
 /// One block; its bytes are wiped.
 pub(super) struct Block {
     pub(super) kind: String,
@@ -66,7 +80,7 @@ impl Block {
             let Some(kind) = line.strip_suffix(b"-----") else { continue };
             let mut headers = Vec::new();
             let mut body = rest;
-            loop {
+            while headers.len() <= HEADERS {
                 let (line, behind) = cut_line(body);
                 let Some(colon) = line.iter().position(|byte| *byte == b':').filter(|_| !body.is_empty()) else { break };
                 let part = |bytes: &[u8]| String::from_utf8_lossy(bytes.trim_ascii()).into_owned();
@@ -78,7 +92,8 @@ impl Block {
                 true => (0, 9),
                 false => match memchr::memmem::find(body, b"\n-----END ") {
                     Some(end) => (end, 10),
-                    None => continue,
+                    // Without an end there is no block behind either.
+                    None => return (None, text),
                 },
             };
             let trailer = &body[end + end_length..];
@@ -118,7 +133,7 @@ fn without_junk(input: &[u8]) -> &[u8] {
 
 pub(super) fn filter_pem(meter: &mut Meter, arguments: &[Value]) -> Answer {
     let (kind, input) = (utf8(&arguments[0]), without_junk(text(&arguments[1])));
-    meter.memory(3 * input.len())?;
+    charge(meter, input)?;
     let mut found = String::new();
     let mut rest = input;
     while let (Some(block), behind) = Block::next(rest) {
@@ -194,7 +209,7 @@ pub(super) fn chain(links: Vec<Link>) -> Result<Vec<Link>, String> {
 
 pub(super) fn filter_cert_chain(meter: &mut Meter, arguments: &[Value]) -> Answer {
     let input = text(&arguments[1]);
-    meter.memory(4 * input.len())?;
+    charge(meter, input)?;
     let links: Result<Vec<Link>, String> = Block::all(input).iter().map(|block| Link::parse(&block.bytes)).collect();
     let ordered = chain(links?)?;
     let (Some(first), Some(last)) = (ordered.first(), ordered.last()) else { return made(meter, "") };
@@ -209,7 +224,7 @@ pub(super) fn filter_cert_chain(meter: &mut Meter, arguments: &[Value]) -> Answe
 
 pub(super) fn cert_sans(meter: &mut Meter, arguments: &[Value]) -> Answer {
     let input = without_junk(text(&arguments[0]));
-    meter.memory(4 * input.len())?;
+    charge(meter, input)?;
     let block = Block::first(input).ok_or("failed to decode PEM block")?;
     let parsed = X509Certificate::from_der(&block.bytes).ok().filter(|(rest, _)| rest.is_empty());
     let (_, certificate) = parsed.ok_or("failed to parse certificate")?;

@@ -156,7 +156,7 @@ fn what_chance_gave_stays_while_its_inputs_do_and_nobody_touches_it() {
             |value: &str| Desired::new(&object(policy), Content::of_data(data(&[("id", value), ("user", "ada")]))).unwrap();
         let mut first = rendered("chance-1");
         first.keep(None, "inputs");
-        let there = secret(&first.manifest(Some("uid-1")));
+        let there = secret(&first.manifest(None));
         let again = |inputs: &str, there: &Secret| {
             let mut desired = rendered("chance-2");
             desired.keep(Some(there), inputs);

@@ -144,9 +144,9 @@ async fn replace(ctx: &Context, desired: &Desired, existing: &Secret) -> Result<
 /// With `existing`, only onto that very Secret: its UID in the manifest makes the API server refuse any other.
 async fn server_side_apply(ctx: &Context, desired: &Desired, existing: Option<&Secret>) -> Result<kube_io::Meta, ApplyError> {
     ctx.metrics.api_request("patch", "secrets");
-    let uid = existing.and_then(|s| s.metadata.uid.as_deref());
     let url = api(ctx, desired).resource_url().to_owned();
-    let sent = ctx.writer(&desired.object).apply(&url, &desired.name, &desired.manifest(uid), &desired.merge_manager()).await;
+    let sent =
+        ctx.writer(&desired.object).apply(&url, &desired.name, &desired.manifest(existing), &desired.merge_manager()).await;
     sent.map_err(|error| failure(desired, "patch", &error))
 }
 
@@ -154,7 +154,10 @@ fn failure(desired: &Desired, verb: &str, error: &kube::Error) -> ApplyError {
     let name = format!("Secret {}/{}", desired.namespace, desired.name);
     match error {
         kube::Error::Api(status) => {
-            let said = desired.scrub(&status.message);
+            let said = match desired.has_rendered_metadata() && matches!(status.code, 400 | 422) {
+                true => "its words may quote what the template gave; check the labels and annotations there".into(),
+                false => desired.scrub(&status.message),
+            };
             match status.code {
                 409 => ApplyError::Conflict(said),
                 404 if verb != "create" => ApplyError::Conflict(said),
