@@ -13,6 +13,7 @@ pub mod crds;
 pub mod events;
 pub mod external_secret;
 pub mod gjson;
+pub mod hash;
 pub mod kept;
 pub mod keys;
 pub mod kube_io;

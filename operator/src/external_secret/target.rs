@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::data::MAX_SECRET_BYTES;
 use super::template::{self, Content, Metadata};
+use crate::hash::PartsHash;
 use crate::keys::ObjectKey;
 
 pub use write::{ApplyError, Change, apply, delete, intact, settle};
@@ -166,11 +167,8 @@ impl Desired {
     }
 
     fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
-        let mut part = |bytes: &[u8]| {
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
-        };
+        let mut hash = PartsHash::default();
+        let mut part = |bytes: &[u8]| hash.add(bytes);
         part(self.uid.as_bytes());
         part(format!("{:?}", self.policy).as_bytes());
         part(self.type_.as_deref().unwrap_or_default().as_bytes());
@@ -183,7 +181,7 @@ impl Desired {
             part(k.as_bytes());
             part(v.expose());
         }
-        hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
+        hash.hex()
     }
 
     /// Finalizers that a Secret does not have yet; one that is going gets none.
@@ -229,11 +227,8 @@ impl Desired {
 
     /// Hash of what templates gave, and of nothing that comes from elsewhere: that may change by itself.
     fn of_chance(&self) -> String {
-        let mut hash = Sha256::new();
-        let mut part = |bytes: &[u8]| {
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
-        };
+        let mut hash = PartsHash::default();
+        let mut part = |bytes: &[u8]| hash.add(bytes);
         part(self.uid.as_bytes());
         for (key, value) in &self.data {
             part(key.as_bytes());
@@ -246,7 +241,7 @@ impl Desired {
                 part(map.get(&name).map(String::as_bytes).unwrap_or_default());
             }
         }
-        hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
+        hash.hex()
     }
 
     /// Whether the API server's words about this Secret may quote what a template gave: they are not repeated then.

@@ -11,11 +11,11 @@ use gotemplate::{Map, MissingKey, Options, Text, Type, Value};
 use lockstep_crds::ExternalSecret;
 use lockstep_crds::external_secret::{DecodingStrategy, Template, TemplateAs, TemplateFrom, TemplateMergePolicy, TemplateRef};
 use lockstep_providers::SecretBytes;
-use sha2::{Digest, Sha256};
 
 use super::data::{self, MAX_SECRET_BYTES, ValueError};
 use super::status::Failure;
 use crate::context::Context;
+use crate::hash::PartsHash;
 use crate::keys::ObjectKey;
 use crate::resolver::{ObjectResolver, keys_of};
 
@@ -86,7 +86,7 @@ pub fn gives_metadata(template: &Template) -> bool {
         || template.template_from.iter().any(|from| !matches!(Place::of(from.target.as_deref(), ""), Ok(Place::Data)))
 }
 
-/// Names of what the templates are read from.
+/// Whether templates are read from ConfigMaps or Secrets.
 pub fn has_sources(object: &ExternalSecret) -> bool {
     let from = object.spec.target.template.iter().flat_map(|template| &template.template_from);
     from.into_iter().any(|from| from.config_map.is_some() || from.secret.is_some())
@@ -162,13 +162,13 @@ async fn read(resolver: &ObjectResolver<'_>, from: &TemplateFrom, field: &str, t
                 "{field}: {name} is the target itself; a template that reads what it writes has no end"
             )));
         }
-        let mut there = match kind {
+        let there = match kind {
             "configMap" => resolver.config_map(&field, name).await,
             _ => resolver.secret(&field, name).await,
         }
         .map_err(|error| Failure::reading(&[(field.clone(), error)]))?;
         for item in items {
-            let Some(text) = there.remove(&item.key) else {
+            let Some(text) = there.get(&item.key) else {
                 let names = keys_of(there.keys());
                 return Err(invalid(format!("{field}: {name} has no key {}; it has {names}", item.key)));
             };
@@ -181,7 +181,6 @@ async fn read(resolver: &ObjectResolver<'_>, from: &TemplateFrom, field: &str, t
                 place,
                 decoding,
             });
-            there.insert(item.key.clone(), text);
         }
     }
     if documents.is_empty() {
@@ -379,11 +378,8 @@ fn keys_and_values(field: &str, rendered: &SecretBytes) -> Result<BTreeMap<Strin
 
 /// A hash of all that goes into rendering, salted with the object's UID.
 fn inputs(template: &Template, documents: &[Document], data: &BTreeMap<String, SecretBytes>, uid: &str) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
+    let mut hash = PartsHash::default();
+    let mut part = |bytes: &[u8]| hash.add(bytes);
     part(uid.as_bytes());
     part(&serde_json::to_vec(template).unwrap_or_default());
     for document in documents {
@@ -394,7 +390,7 @@ fn inputs(template: &Template, documents: &[Document], data: &BTreeMap<String, S
         part(key.as_bytes());
         part(value.expose());
     }
-    hash.finalize().into()
+    hash.whole()
 }
 
 #[cfg(test)]
