@@ -70,6 +70,26 @@ words! {
         SecretMissing,
         /// The provider has nothing any more, and `deletionPolicy: Delete` removed the target.
         SecretDeleted,
+        /// As SecretSynced, of a target of another kind.
+        ResourceSynced,
+        /// As SecretSyncedError, of a target of another kind.
+        ResourceSyncedError,
+        /// As SecretMissing, of a target of another kind.
+        ResourceMissing,
+        /// As SecretDeleted, of a target of another kind.
+        ResourceDeleted,
+    }
+}
+
+impl SecretReason {
+    /// The same of a target of another kind.
+    pub const fn of_resource(self) -> Self {
+        match self {
+            Self::SecretSynced | Self::ResourceSynced => Self::ResourceSynced,
+            Self::SecretSyncedError | Self::ResourceSyncedError => Self::ResourceSyncedError,
+            Self::SecretMissing | Self::ResourceMissing => Self::ResourceMissing,
+            Self::SecretDeleted | Self::ResourceDeleted => Self::ResourceDeleted,
+        }
     }
 }
 
@@ -82,6 +102,38 @@ words! {
         InvalidProviderConfig,
         /// Whether it works depends on each user's namespace, or the provider has no cheap way to tell.
         ValidationUnknown,
+    }
+}
+
+words! {
+    /// Reasons of a ClusterExternalSecret's or ClusterPushSecret's `Ready`.
+    FanOutReason {
+        /// Every namespace that is selected has its object.
+        Ready,
+        /// Some have not; the message and `status.failedNamespaces` say why.
+        NotReady,
+    }
+}
+
+words! {
+    /// Reasons of a PushSecret's `Ready`.
+    PushReason {
+        /// All is where it should be.
+        Synced,
+        /// Something is not; the message says what and where.
+        Errored,
+    }
+}
+
+words! {
+    /// Reasons of a GeneratorState's `Ready`.
+    LeaseReason {
+        /// It is kept alive again.
+        LeaseHeld,
+        /// It could not be prolonged; it holds until its time is over.
+        RenewalFailed,
+        /// It could not be given back; that is tried again until its time is over.
+        RevocationFailed,
     }
 }
 
@@ -104,6 +156,10 @@ words! {
         InvalidProviderConfig,
         /// A store can't be validated alone.
         ValidationUnknown,
+        /// Values were pushed.
+        Synced,
+        /// A push failed.
+        Errored,
     }
 }
 
@@ -111,8 +167,12 @@ impl EventReason {
     /// Whether `kubectl` should show the event as a warning.
     pub const fn is_warning(self) -> bool {
         match self {
-            Self::Created | Self::Updated | Self::Deleted | Self::Valid => false,
-            Self::UpdateFailed | Self::MissingProviderSecret | Self::InvalidProviderConfig | Self::ValidationUnknown => true,
+            Self::Created | Self::Updated | Self::Deleted | Self::Valid | Self::Synced => false,
+            Self::Errored
+            | Self::UpdateFailed
+            | Self::MissingProviderSecret
+            | Self::InvalidProviderConfig
+            | Self::ValidationUnknown => true,
         }
     }
 }

@@ -136,8 +136,12 @@ pub struct SyncWindow {
 }
 
 /// One key of the Secret.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.sourceRef) || !has(self.sourceRef.generatorRef)")
+        .message("a generator gives several keys; call it from spec.dataFrom and rename them with rewrite")
+)]
 pub struct Data {
     /// The key in the Secret.
     #[schemars(schema_with = "key")]
@@ -419,6 +423,8 @@ pub struct RewriteTransform {
     validation = Rule::new(
         "!(has(self.deletionPolicy) && self.deletionPolicy == 'Merge' && has(self.creationPolicy) && self.creationPolicy == 'None')"
     ).message("deletionPolicy Merge makes no sense with creationPolicy None: there is no target whose keys could go"),
+    validation = Rule::new("!has(self.manifest) || !has(self.immutable) || !self.immutable")
+        .message("immutable is for Secrets, and manifest names another kind"),
 )]
 pub struct Target {
     /// Name of the target. Default: the ExternalSecret's name.
@@ -532,8 +538,12 @@ pub enum TemplateMergePolicy {
 }
 
 /// Templates from elsewhere.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.configMap) || has(self.secret) || has(self.literal)")
+        .message("at least one of configMap, secret and literal must be set")
+)]
 pub struct TemplateFrom {
     /// Keys of a ConfigMap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -634,7 +644,8 @@ pub struct Binding {
 impl ExternalSecret {
     /// Every store that an entry reads from: the object's own first, where any entry uses it; repetitions stand.
     pub fn store_refs(&self) -> impl Iterator<Item = &StoreRef> {
-        let own = |source: &'_ Option<SourceRef>| source.as_ref().and_then(|s| s.store_ref.as_ref()).is_some();
+        let own =
+            |source: &'_ Option<SourceRef>| source.as_ref().is_some_and(|s| s.store_ref.is_some() || s.generator_ref.is_some());
         let entries = || self.spec.data_from.iter().map(|d| &d.source_ref).chain(self.spec.data.iter().map(|d| &d.source_ref));
         let default_used = entries().any(|s| !own(s));
         self.spec
@@ -642,6 +653,12 @@ impl ExternalSecret {
             .iter()
             .filter(move |_| default_used)
             .chain(entries().filter_map(|s| s.as_ref().and_then(|s| s.store_ref.as_ref())))
+    }
+
+    /// Every generator that an entry of `dataFrom` calls, with the entry's number.
+    pub fn generator_refs(&self) -> impl Iterator<Item = (usize, &GeneratorRef)> {
+        let sources = self.spec.data_from.iter().map(|entry| entry.source_ref.as_ref());
+        sources.enumerate().filter_map(|(i, source)| Some((i, source?.generator_ref.as_ref()?)))
     }
 
     /// Name of the target: `spec.target.name`, else the object's own.

@@ -6,11 +6,17 @@
 pub mod conditions;
 pub mod duration;
 pub mod external_secret;
+pub mod fan_out;
+pub mod generator;
 pub mod meta;
+pub mod push_secret;
 mod schema;
 pub mod store;
 
 pub use external_secret::{ExternalSecret, ExternalSecretSpec, ExternalSecretStatus};
+pub use fan_out::{ClusterExternalSecret, ClusterPushSecret};
+pub use generator::{ClusterGenerator, GeneratorState};
+pub use push_secret::{PushSecret, PushSecretSpec, PushSecretStatus};
 pub use schema::all_crds;
 pub use store::{ClusterSecretStore, SecretStore, SecretStoreSpec, SecretStoreStatus};
 

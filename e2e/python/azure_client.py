@@ -8,6 +8,7 @@ import datetime
 import socket
 import sys
 
+from azure.containerregistry import ContainerRegistryClient
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.identity import CertificateCredential, ClientAssertionCredential, ClientSecretCredential
 from azure.keyvault.certificates import CertificateClient, CertificateContentType, CertificatePolicy
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 port, authority, vault, tenant, application, secret, pem = sys.argv[1:]
 resolve = socket.getaddrinfo
-socket.getaddrinfo = lambda host, *rest, **more: resolve("127.0.0.1" if host.endswith(".vault.azure.net") else host, *rest, **more)
+socket.getaddrinfo = lambda host, *rest, **more: resolve("127.0.0.1" if host.endswith((".vault.azure.net", ".azurecr.io")) else host, *rest, **more)
 url = f"https://{vault}.vault.azure.net:{port}"
 at = {"authority": f"https://localhost:{port}", "disable_instance_discovery": True, "connection_verify": authority}
 
@@ -99,4 +100,14 @@ policy = CertificatePolicy(issuer_name="Unknown", content_type=CertificateConten
 assert bytes(certificates.import_certificate("sp", text, policy=policy).cer) == der
 assert secrets.get_secret("sp").properties.content_type == "application/x-pem-file"
 refused(ResourceNotFoundError, 404, "CertificateNotFound", lambda: certificates.get_certificate("nowhere"))
+# A registry: the application's token is exchanged for the registry's, as our generator does.
+at_registry = {"audience": "https://management.azure.com", "connection_verify": authority}
+registry = ContainerRegistryClient(f"https://{vault}-registry.azurecr.io:{port}", credential, **at_registry)
+assert list(registry.list_repository_names()) == ["app", "base"]
+other = ContainerRegistryClient(f"https://another.azurecr.io:{port}", credential, **at_registry)
+try:
+    list(other.list_repository_names())
+    raise AssertionError("a registry that was not granted")
+except ClientAuthenticationError as error:
+    assert error.status_code == 401, error
 print("Microsoft's clients and this server agree")

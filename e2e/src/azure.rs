@@ -23,6 +23,8 @@ use crate::serve;
 
 /// What tokens for vaults are for.
 const RESOURCE: &str = "https://vault.azure.net";
+/// What tokens for registries are asked for.
+const MANAGEMENT: &str = "https://management.azure.com";
 /// Objects on a page (`maxresults`, 1 to 25).
 const PAGE: usize = 25;
 
@@ -85,7 +87,11 @@ impl Azure {
     pub fn start() -> Result<Self, String> {
         let (shared, faults) = (Arc::<Shared>::default(), Faults::default());
         let authority = Authority::new("lockstep-e2e-azure");
-        let pair = authority.issue("azure", None, &["localhost", "127.0.0.1", "*.vault.azure.net", "*.vault.stack.example"]);
+        let pair = authority.issue(
+            "azure",
+            None,
+            &["localhost", "127.0.0.1", "*.vault.azure.net", "*.azurecr.io", "*.vault.stack.example"],
+        );
         let app = faults.before(Router::new().fallback(serve).with_state(shared.clone()));
         let port = serve::apart_with_tls(app, &pair)?;
         *lock(&shared.port) = port;
@@ -210,6 +216,13 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     if path == "/metadata/identity/oauth2/token" {
         return machine(&shared, &query, &parts.headers);
     }
+    if path == "/acr/v1/_catalog" {
+        return catalog(&parts.headers);
+    }
+    if let Some(step) = path.strip_prefix("/oauth2/") {
+        let form: HashMap<String, String> = url::form_urlencoded::parse(&body).into_owned().collect();
+        return registry(&shared, step, &parts.headers, &form);
+    }
     let mut segments = path.trim_matches('/').split('/');
     let tenant = segments.next().unwrap_or_default().to_owned();
     let rest: Vec<&str> = segments.collect();
@@ -240,6 +253,62 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     let json: Value = serde_json::from_slice(&body).unwrap_or_default();
     let asked = Asked { vault, host, client, method: parts.method, uri: parts.uri, query, json };
     shared.key_vault(&asked)
+}
+
+/// Clients read when a registry's refresh token ends: it is a JWT. What it was given for is its signature.
+fn refresh_token(given: &str) -> String {
+    let part = |bytes: &[u8]| base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, bytes);
+    let claims = json!({"exp": jiff::Timestamp::now().as_second() + 10_800, "grant_type": "refresh_token"});
+    [part(b"{\"alg\":\"RS256\"}"), part(claims.to_string().as_bytes()), part(given.as_bytes())].join(".")
+}
+
+fn of_refresh_token(token: &str) -> String {
+    let last = token.rsplit('.').next().unwrap_or_default();
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, last).unwrap_or_default();
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// A container registry's list of repositories, for those who have a token for it.
+fn catalog(headers: &HeaderMap) -> Response {
+    let host = headers.get("host").and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let given = headers.get("authorization").and_then(|h| h.to_str().ok()).unwrap_or_default();
+    if given.starts_with("Bearer access.registry:catalog:*.") {
+        return ok(json!({"repositories": ["app", "base"]}));
+    }
+    let challenge = format!(
+        "Bearer realm=\"https://{host}/oauth2/token\",service=\"{host}\",scope=\"registry:catalog:*\",error=\"invalid_token\""
+    );
+    (StatusCode::UNAUTHORIZED, [("www-authenticate", challenge)], axum::Json(json!({"errors": []}))).into_response()
+}
+
+/// A container registry's two exchanges (<https://github.com/Azure/acr/blob/main/docs/AAD-OAuth.md>).
+fn registry(shared: &Shared, step: &str, headers: &HeaderMap, form: &HashMap<String, String>) -> Response {
+    let of = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+    let host = headers.get("host").and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let refused = |message: &str| {
+        let errors = json!({"errors": [{"code": "UNAUTHORIZED", "message": message}]});
+        (StatusCode::UNAUTHORIZED, axum::Json(errors)).into_response()
+    };
+    if of("service") != host {
+        return refused("service is not this registry");
+    }
+    let (kind, given) = match step {
+        "exchange" => ("access_token", of("access_token")),
+        _ => ("refresh_token", of("refresh_token")),
+    };
+    let given = if step == "exchange" { given.to_owned() } else { of_refresh_token(given) };
+    let client = match lock(&shared.tokens).get(&given).cloned() {
+        Some((client, true)) if of("grant_type") == kind => client,
+        _ => return refused("the token is not valid"),
+    };
+    let registry = host.split('.').next().unwrap_or_default();
+    if !lock(&shared.grants).get(&client).is_some_and(|grants| grants.iter().any(|grant| grant == registry)) {
+        return refused("retrieving permissions failed");
+    }
+    match step {
+        "exchange" => ok(json!({"refresh_token": refresh_token(&given)})),
+        _ => ok(json!({"access_token": format!("access.{}.{}", of("scope"), shared.token(&client))})),
+    }
 }
 
 /// <https://learn.microsoft.com/azure/key-vault/general/authentication-requests-and-responses>
@@ -297,7 +366,8 @@ fn token(shared: &Shared, tenant: &str, form: &HashMap<String, String>, headers:
         let words = format!("Application with identifier '{client}' was not found in the directory '{tenant}'.");
         return entra(400, "unauthorized_client", 700_016, &words);
     };
-    if of("scope") != format!("{RESOURCE}/.default") && !of("scope").starts_with("https://vault.stack.example") {
+    let known = [RESOURCE, MANAGEMENT].map(|resource| format!("{resource}/.default"));
+    if !known.iter().any(|scope| scope == of("scope")) && !of("scope").starts_with("https://vault.stack.example") {
         return entra(400, "invalid_scope", 70_011, "The provided value for the input parameter 'scope' is not valid.");
     }
     let refusal = if form.contains_key("client_secret") {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, request::Parts};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, request::Parts};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+use crate::control_plane::Pair;
 use crate::serve;
 
 /// What goes wrong.
@@ -33,6 +34,8 @@ pub enum Fault {
     Slow(Duration),
     /// The answer's JSON is another, such as a batch without some of its parts.
     Change(Arc<dyn Fn(Value) -> Value + Send + Sync>),
+    /// The answer has a header more.
+    Header(&'static str, &'static str),
 }
 
 type When = Arc<dyn Fn(&Parts, &Bytes) -> bool + Send + Sync>;
@@ -47,7 +50,53 @@ struct Rule {
 #[derive(Clone, Default)]
 pub struct Faults(Arc<Mutex<Vec<Rule>>>);
 
+/// One request, as it came.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Such as `GET`.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// All headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// What was asked, in order.
+#[derive(Clone, Default)]
+pub struct Seen(Arc<Mutex<Vec<Asked>>>);
+
+impl Seen {
+    /// The requests whose method is this one and whose path has this part.
+    pub fn of(&self, method: &str, part: &str) -> Vec<Asked> {
+        let all = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        all.iter().filter(|a| a.method == method && a.path.contains(part)).cloned().collect()
+    }
+}
+
 impl Faults {
+    /// Keeps all requests from now on.
+    pub fn seen(&self) -> Seen {
+        let seen = Seen::default();
+        let log = seen.clone();
+        self.rules().insert(
+            0,
+            Rule {
+                when: Arc::new(move |parts, body| {
+                    let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+                    let asked =
+                        Asked { method: parts.method.to_string(), path, headers: parts.headers.clone(), body: body.clone() };
+                    log.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(asked);
+                    false
+                }),
+                left: usize::MAX,
+                fault: Fault::Cut,
+            },
+        );
+        seen
+    }
+
     /// Lets the next requests for which `when` holds go wrong, so many times.
     pub fn add(&self, times: usize, fault: Fault, when: impl Fn(&Parts, &Bytes) -> bool + Send + Sync + 'static) {
         self.rules().push(Rule { when: Arc::new(when), left: times, fault });
@@ -63,13 +112,25 @@ impl Faults {
     /// # Errors
     /// Why there is no port.
     pub fn proxy(&self, target: &str, authority: Option<&[u8]>) -> Result<String, String> {
+        serve::apart(self.forwarding(target, authority)?)
+    }
+
+    /// The same over TLS, with this certificate, for clients that have one of `clients` (PEM); answers the port.
+    ///
+    /// # Errors
+    /// Why there is no port, or what is wrong with the certificate.
+    pub fn proxy_for_certificates(&self, target: &str, pair: &Pair, clients: &str) -> Result<u16, String> {
+        serve::apart_for_certificates(self.forwarding(target, None)?, pair, clients)
+    }
+
+    fn forwarding(&self, target: &str, authority: Option<&[u8]>) -> Result<Router, String> {
         let mut http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         if let Some(pem) = authority {
             http = http.tls_certs_only([reqwest::Certificate::from_pem(pem).map_err(|e| e.to_string())?]);
         }
         let http = http.build();
         let onward = Onward { target: target.trim_end_matches('/').to_owned(), http: http.map_err(|e| e.to_string())? };
-        serve::apart(self.before(Router::new().fallback(forward).with_state(onward)))
+        Ok(self.before(Router::new().fallback(forward).with_state(onward)))
     }
 
     fn rules(&self) -> MutexGuard<'_, Vec<Rule>> {
@@ -117,6 +178,11 @@ async fn disturb(State(faults): State<Faults>, request: Request, next: Next) -> 
                 Some((Ok::<_, std::io::Error>(left.split_to(1)), left))
             });
             Response::from_parts(parts, Body::from_stream(bytes))
+        }
+        Some(Fault::Header(name, value)) => {
+            let mut response = next.run(request).await;
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response
         }
         Some(Fault::Change(change)) => {
             let (mut parts, body) = next.run(request).await.into_parts();

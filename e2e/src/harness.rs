@@ -86,7 +86,9 @@ impl Harness {
             let file = self.folder.path().join("azure.pem");
             std::fs::write(&file, &azure.authority).expect("a file can be written");
             options.env.extend(azure.environment());
-            let flags = ["--resolve", "*.vault.azure.net=127.0.0.1", "--ca-file", &file.display().to_string()].map(str::to_owned);
+            let places = ["--resolve", "*.vault.azure.net=127.0.0.1", "--resolve", "*.azurecr.io=127.0.0.1"].map(str::to_owned);
+            options.args.extend(places);
+            let flags = ["--ca-file", &file.display().to_string()].map(str::to_owned);
             options.args.extend(flags);
         }
         if let Some(Ok(aws)) = AWS.get() {
@@ -161,8 +163,8 @@ pub fn api_of(client: &Client, namespace: Option<&str>, object: &serde_json::Val
     if kind == "NetworkPolicy" {
         resource.plural = "networkpolicies".into();
     }
-    let cluster =
-        matches!(kind, "Namespace" | "ClusterRole" | "ClusterRoleBinding" | "CustomResourceDefinition" | "ClusterSecretStore");
+    let cluster = matches!(kind, "Namespace" | "CustomResourceDefinition" | "ValidatingWebhookConfiguration")
+        || kind.starts_with("Cluster");
     let namespace = object["metadata"]["namespace"].as_str().or(namespace);
     match namespace.filter(|_| !cluster) {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
@@ -171,15 +173,12 @@ pub fn api_of(client: &Client, namespace: Option<&str>, object: &serde_json::Val
 }
 
 async fn wait_for_crds(client: &Client) {
-    use lockstep_crds::{ClusterSecretStore, ExternalSecret, SecretStore};
-    eventually("the API types are served", async || {
-        let list = Default::default();
-        let served = Api::<ExternalSecret>::all(client.clone()).list(&list).await.is_ok()
-            && Api::<SecretStore>::all(client.clone()).list(&list).await.is_ok()
-            && Api::<ClusterSecretStore>::all(client.clone()).list(&list).await.is_ok();
-        served.then_some(())
-    })
-    .await;
+    for crd in lockstep_crds::all_crds() {
+        let (names, version) = (&crd.spec.names, &crd.spec.versions[0].name);
+        let kind = GroupVersionKind::gvk(&crd.spec.group, version, &names.kind);
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&kind, &names.plural));
+        eventually(&format!("{} is served", names.plural), async || api.list(&Default::default()).await.ok().map(drop)).await;
+    }
 }
 
 /// Asks again and again until there is an answer; panics after a minute.

@@ -16,6 +16,7 @@ pub mod http_api;
 pub mod jwt;
 pub mod ntlm;
 pub mod operator;
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod python;

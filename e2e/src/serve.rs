@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
-use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,13 +34,34 @@ pub fn apart(app: Router) -> Result<String, String> {
 /// # Errors
 /// Why there is no port, or what is wrong with the certificate.
 pub fn apart_with_tls(app: Router, pair: &Pair) -> Result<u16, String> {
+    with_tls(app, pair, None)
+}
+
+/// The same for clients that have a certificate of `clients` (PEM). Answers the port.
+///
+/// # Errors
+/// Why there is no port, or what is wrong with a certificate.
+pub fn apart_for_certificates(app: Router, pair: &Pair, clients: &str) -> Result<u16, String> {
+    with_tls(app, pair, Some(clients))
+}
+
+fn with_tls(app: Router, pair: &Pair, clients: Option<&str>) -> Result<u16, String> {
     let (listener, port) = listener()?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).filter_map(Result::ok).collect();
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|e| e.to_string())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    let config = config.with_no_client_auth().with_single_cert(chain, key).map_err(|e| e.to_string())?;
+        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+    let config = match clients {
+        None => config.with_no_client_auth(),
+        Some(clients) => {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(CertificateDer::pem_slice_iter(clients.as_bytes()).filter_map(Result::ok));
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            config.with_client_cert_verifier(verifier.map_err(|e| e.to_string())?)
+        }
+    };
+    let config = config.with_single_cert(chain, key).map_err(|e| e.to_string())?;
     let acceptor = TlsAcceptor::from(Arc::new(config));
     on_a_thread(move || async move {
         let tcp = TcpListener::from_std(listener).expect("a listener");

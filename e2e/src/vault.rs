@@ -83,6 +83,16 @@ impl Vault {
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
+    /// Writes as root.
+    ///
+    /// # Errors
+    /// What Vault answers.
+    pub async fn try_write(&self, path: &str, body: Value) -> Result<(), String> {
+        let request = self.http.post(format!("{}/v1/{path}", self.url)).header("x-vault-token", ROOT).json(&body);
+        let answer = request.send().await.map_err(|e| e.to_string())?;
+        if answer.status().is_success() { Ok(()) } else { Err(answer.text().await.unwrap_or_default()) }
+    }
+
     /// Reads as root; null when nothing is there.
     pub async fn read(&self, path: &str) -> Value {
         let request = self.http.get(format!("{}/v1/{path}", self.url)).header("x-vault-token", ROOT);

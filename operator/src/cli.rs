@@ -19,6 +19,7 @@ use crate::limits::SLOWEST;
   lockstep run                                     serve the whole cluster
   lockstep run --namespace team-a --namespace team-b   serve two namespaces, with no rights outside of them
   lockstep run --shards 16                         in each of several replicas: all of them work, each on its share
+  lockstep webhook                                 say at apply what is wrong with a manifest
   lockstep crds | kubectl apply --server-side -f -    install the API types
   lockstep crds --install                          the same, leaving an installed CRD that holds more in place"
 )]
@@ -33,6 +34,8 @@ pub struct Cli {
 pub enum Command {
     /// Runs the operator.
     Run(Box<RunArgs>),
+    /// Runs the validating admission webhook: says at apply what is wrong with a manifest.
+    Webhook(Box<WebhookArgs>),
     /// Prints the CustomResourceDefinitions as YAML, or installs them.
     #[command(after_help = "Exit codes: 0 done, 1 failed, 3 an installed CRD that holds more was left in place.")]
     Crds {
@@ -75,6 +78,13 @@ pub struct RunArgs {
     /// Default: as many as there are; a provider that throttles gets fewer for a while by itself.
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub store_rate: Option<f64>,
+    /// Lets targets be of other kinds than Secret (spec.target.manifest): ConfigMaps and custom resources are not encrypted at rest,
+    /// and many may read them. The operator's role must allow each kind.
+    #[arg(long)]
+    pub unsafe_allow_generic_targets: bool,
+    /// How long what a generator issued is kept after it was replaced: workloads take up the new one meanwhile.
+    #[arg(long, default_value = "2m", value_parser = parse_go, value_name = "DURATION")]
+    pub generator_gc_grace_period: Duration,
     /// Lets SecretStores of every namespace that name no identity use the operator's own, as ClusterSecretStores do: whoever may
     /// write one reads all that the operator may.
     #[arg(long)]
@@ -124,6 +134,59 @@ pub struct RunArgs {
     /// File with the pod's own token, for stores whose spec asks for it.
     #[arg(long, default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token", value_name = "FILE")]
     pub token_file: PathBuf,
+}
+
+/// Of `lockstep webhook`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lockstep webhook                                 with a certificate that it makes and renews itself
+  lockstep webhook --cert-dir /tls                 with one that cert-manager keeps in a mounted Secret
+
+Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong usage.")]
+pub struct WebhookArgs {
+    /// Address that the API server asks.
+    #[arg(long, default_value = "0.0.0.0:9443", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Folder with tls.crt and tls.key, read again when they change. Default: the webhook makes its own, keeps it in --secret and
+    /// writes its authority into --configuration.
+    #[arg(long, value_name = "FOLDER")]
+    pub cert_dir: Option<PathBuf>,
+    /// Name of the Service that the API server asks: a name in the certificate.
+    #[arg(long, default_value = "lockstep-webhook", value_name = "NAME")]
+    pub service: String,
+    /// Namespace of the Service and of the Secret. Default: the pod's.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Name of the Secret with the certificate. It must exist, and may be empty.
+    #[arg(long, default_value = "lockstep-webhook", value_name = "NAME")]
+    pub secret: String,
+    /// Name of the ValidatingWebhookConfiguration.
+    #[arg(long, default_value = "lockstep", value_name = "NAME")]
+    pub configuration: String,
+    /// Another name or address in the certificate (repeatable).
+    #[arg(long = "tls-name", value_name = "NAME")]
+    pub tls_names: Vec<String>,
+    /// How long a certificate holds; the next one is made when a third of it is left.
+    #[arg(long, default_value = "2160h", value_parser = parse_validity, value_name = "DURATION")]
+    pub certificate_validity: Duration,
+    /// Address of /metrics.
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    pub metrics_addr: SocketAddr,
+    /// Address of /livez and /readyz.
+    #[arg(long, default_value = "0.0.0.0:8081", value_name = "ADDRESS")]
+    pub health_addr: SocketAddr,
+    /// How much is logged.
+    #[arg(long, default_value = "info", value_enum, value_name = "LEVEL")]
+    pub log_level: LogLevel,
+    /// How it is logged.
+    #[arg(long, default_value = "text", value_enum, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+fn parse_validity(text: &str) -> Result<Duration, String> {
+    let validity = parse_go(text)?;
+    let allowed = Duration::from_secs(10)..=Duration::from_secs(10 * 365 * 86_400);
+    if allowed.contains(&validity) { Ok(validity) } else { Err("must be from 10s to 10 years".into()) }
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {

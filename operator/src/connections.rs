@@ -86,7 +86,7 @@ pub struct Connections {
 #[derive(Clone)]
 pub struct ConnectionHooks {
     /// Told when the provider of a store turns out to be away.
-    pub on_away: Arc<dyn Fn(&StoreKey) + Send + Sync>,
+    pub on_trouble: Arc<dyn Fn(&StoreKey) + Send + Sync>,
     /// See [`Hooks::is_awaited`].
     pub is_awaited: Arc<dyn Fn(Instant) -> bool + Send + Sync>,
 }
@@ -160,8 +160,8 @@ impl Connections {
         let connected = registry::connect(&store.spec.provider, Arc::new(resolver), &self.options).await?;
         let limiter = self.limiter(store, connected.capabilities().concurrency);
         let labels = StoreLabels { store: store.key.to_string(), provider };
-        let (on_away, away) = (self.hooks.on_away.clone(), store.key.clone());
-        let hooks = Hooks { on_away: Box::new(move || on_away(&away)), is_awaited: self.hooks.is_awaited.clone() };
+        let (on_trouble, away) = (self.hooks.on_trouble.clone(), store.key.clone());
+        let hooks = Hooks { on_trouble: Box::new(move || on_trouble(&away)), is_awaited: self.hooks.is_awaited.clone() };
         Ok(Reader::new(connected, retries, limiter, labels, self.metrics.clone(), hooks))
     }
 

@@ -19,8 +19,12 @@ use tokio::time::Instant;
 use crate::clients::Cluster;
 use crate::connections::{ConnectionHooks, ConnectionKey, Connections};
 use crate::events::Events;
+use crate::external_secret::generic::Generic;
 use crate::external_secret::template::Mark;
-use crate::keys::{ObjectKey, StoreKey};
+use crate::fan_out::cache::{FanOutKey, FanOuts};
+use crate::generator::{GeneratorIdentity, Generators, Reading};
+use crate::generator_state::cache::GeneratorStates;
+use crate::keys::{ObjectKey, Referrer, StoreKey};
 use crate::kube_io::Writer;
 use crate::limits::Limits;
 use crate::malformed::Malformed;
@@ -28,9 +32,10 @@ use crate::metrics::{Live, Metrics, ObjectSample};
 #[cfg(test)]
 use crate::ownership::Hold;
 use crate::ownership::Ownership;
+use crate::push_secret::cache::PushSecrets;
 use crate::queue::{Depth, Queue, Wake};
 use crate::reads::Reader;
-use crate::refs::Refs;
+use crate::refs::{RefObject, Refs};
 use crate::state::State;
 use crate::store::StoreMemo;
 
@@ -61,6 +66,10 @@ pub struct Options {
     pub token_file: std::path::PathBuf,
     /// Bounds on calls to the provider of a store that has no annotations about them.
     pub limits: Limits,
+    /// How long what a generator made is kept after it was replaced.
+    pub generator_grace: Duration,
+    /// Whether targets may be of other kinds than Secret.
+    pub generic_targets: bool,
 }
 
 impl Default for Options {
@@ -78,6 +87,8 @@ impl Default for Options {
             authorities: Arc::default(),
             token_file: "/var/run/secrets/kubernetes.io/serviceaccount/token".into(),
             limits: Limits::default(),
+            generator_grace: Duration::from_secs(120),
+            generic_targets: false,
         }
     }
 }
@@ -94,12 +105,32 @@ pub struct Context {
     pub connections: Connections,
     /// What stores refer to.
     pub refs: Arc<Refs>,
-    /// What the templates of ExternalSecrets are read from.
-    pub template_refs: Arc<Refs<ObjectKey>>,
+    /// What ExternalSecrets and PushSecrets themselves refer to: templates, generators and sources.
+    pub object_refs: Arc<Refs<Referrer>>,
+    /// Generators that are ready to be asked.
+    pub generators: Generators,
+    /// What generators made that is to be given back one day.
+    pub states: GeneratorStates,
+    /// GeneratorStates to reconcile.
+    pub leases: Queue<ObjectKey>,
     /// ExternalSecrets to reconcile.
     pub objects: Queue<ObjectKey>,
     /// Stores to reconcile.
     pub stores: Queue<StoreKey>,
+    /// Targets of other kinds than Secret.
+    pub generic: Generic,
+    /// ClusterExternalSecrets and ClusterPushSecrets.
+    pub fan_outs: FanOuts,
+    /// Those of them to reconcile.
+    pub fans: Queue<FanOutKey>,
+    /// Those of them that do not parse.
+    pub malformed_fan_outs: Malformed<FanOutKey>,
+    /// PushSecrets.
+    pub push_secrets: PushSecrets,
+    /// PushSecrets to reconcile.
+    pub pushes: Queue<ObjectKey>,
+    /// PushSecrets that do not parse.
+    pub malformed_pushes: Malformed<ObjectKey>,
     /// Events to write.
     pub events: Events,
     /// What Prometheus is told.
@@ -134,18 +165,28 @@ impl Context {
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let metrics = Arc::new(Metrics::default());
             let stores = Queue::<StoreKey>::default();
-            let template_refs = Refs::new(streams.clone(), {
+            let object_refs = Refs::new(streams.clone(), {
                 let weak = weak.clone();
-                Box::new(move |user: &ObjectKey| {
+                Box::new(move |user: &Referrer, object: &RefObject, version: Option<&str>| {
+                    let Some(ctx) = weak.upgrade() else { return };
+                    match (user, object.is_target()) {
+                        (Referrer::ExternalSecret(key), true) => ctx.generic.touched(&ctx, key, version.is_some()),
+                        _ => ctx.source_changed(user),
+                    }
+                })
+            });
+            let generator_refs = Refs::new(streams.clone(), {
+                let weak = weak.clone();
+                Box::new(move |user: &GeneratorIdentity, _: &RefObject, _: Option<&str>| {
                     if let Some(ctx) = weak.upgrade() {
-                        tracing::debug!(object = %user, "what its templates are read from changed");
-                        ctx.objects.wake(user.clone(), Wake::store(Instant::now()));
+                        let user = user.clone();
+                        tokio::spawn(async move { ctx.generator_reference_changed(&user).await });
                     }
                 })
             });
             let refs = Refs::new(streams, {
                 let weak = weak.clone();
-                Box::new(move |user: &ConnectionKey| {
+                Box::new(move |user: &ConnectionKey, _: &RefObject, _: Option<&str>| {
                     if let Some(ctx) = weak.upgrade() {
                         let user = user.clone();
                         tokio::spawn(async move { ctx.reference_changed(&user).await });
@@ -156,21 +197,34 @@ impl Context {
             let hooks = {
                 let (stores, objects) = (stores.clone(), objects.clone());
                 ConnectionHooks {
-                    on_away: Arc::new(move |store: &StoreKey| stores.wake(store.clone(), Wake::timer(Instant::now()))),
+                    on_trouble: Arc::new(move |store: &StoreKey| stores.wake(store.clone(), Wake::source(Instant::now()))),
                     is_awaited: Arc::new(move |made| objects.oldest_cause().is_some_and(|cause| cause <= made)),
                 }
             };
+            let provided = registry::Options {
+                timeout: options.provider_timeout,
+                endpoints: options.endpoints.clone(),
+                egress: options.egress.clone(),
+                authorities: options.authorities.clone(),
+            };
+            let shares_identity = options.share_own_identity || !options.namespaces.is_empty();
+            let generators = Generators::new(
+                Reading {
+                    client: client.clone(),
+                    own_cluster: own.clone(),
+                    token_file: options.token_file.clone(),
+                    shares_identity,
+                    metrics: metrics.clone(),
+                },
+                provided.clone(),
+                generator_refs,
+            );
             let connections = Connections::new(
                 client.clone(),
-                registry::Options {
-                    timeout: options.provider_timeout,
-                    endpoints: options.endpoints.clone(),
-                    egress: options.egress.clone(),
-                    authorities: options.authorities.clone(),
-                },
+                provided,
                 own,
                 options.token_file.clone(),
-                options.share_own_identity || !options.namespaces.is_empty(),
+                shares_identity,
                 metrics.clone(),
                 hooks,
             );
@@ -178,7 +232,17 @@ impl Context {
                 state: State::default(),
                 connections,
                 refs,
-                template_refs,
+                object_refs,
+                generators,
+                states: GeneratorStates::default(),
+                leases: Queue::default(),
+                generic: Generic::default(),
+                fan_outs: FanOuts::default(),
+                fans: Queue::default(),
+                malformed_fan_outs: Malformed::default(),
+                push_secrets: PushSecrets::default(),
+                pushes: Queue::default(),
+                malformed_pushes: Malformed::default(),
                 objects,
                 stores,
                 events: Events::new(client.clone(), metrics.clone(), ownership.clone()),
@@ -231,6 +295,16 @@ impl Context {
         let malformed = self.malformed_objects.keys();
         for key in self.state.keys().into_iter().chain(malformed).filter(|key| self.ownership.shard_of(key) == shard) {
             self.objects.wake(key, Wake::changed(now));
+        }
+        for key in self.states.keys() {
+            self.leases.wake(key, Wake::timer(now));
+        }
+        for key in self.fan_outs.keys().into_iter().chain(self.malformed_fan_outs.keys()) {
+            self.fans.wake(key, Wake::timer(now));
+        }
+        self.push_secrets.forget_memos(|key| self.ownership.shard_of(key) == shard);
+        for key in self.push_secrets.keys().into_iter().chain(self.malformed_pushes.keys()) {
+            self.pushes.wake(key, Wake::changed(now));
         }
         let malformed = self.malformed_stores.keys();
         for key in self.state.store_keys().into_iter().chain(malformed).filter(|key| self.ownership.shard_of_store(key) == shard)
@@ -289,6 +363,41 @@ impl Context {
         }
     }
 
+    /// An object is gone: what it used goes with it.
+    pub fn object_gone(&self, user: &Referrer) {
+        for key in self.states.of_referrer(user) {
+            self.leases.wake(key, Wake::timer(Instant::now()));
+        }
+    }
+
+    /// Something that an object itself refers to is not what it was: its user looks at it at once.
+    pub fn source_changed(&self, user: &Referrer) {
+        match user {
+            Referrer::ExternalSecret(key) => {
+                tracing::debug!(object = %key, "what it refers to changed");
+                self.objects.wake(key.clone(), Wake::source(Instant::now()));
+            }
+            Referrer::PushSecret(key) => {
+                tracing::debug!(push = %key, "what it refers to changed");
+                self.pushes.wake(key.clone(), Wake::source(Instant::now()));
+            }
+        }
+    }
+
+    /// What a generator was made ready with is not what it was: it is made ready anew, and those who failed try again.
+    async fn generator_reference_changed(&self, identity: &GeneratorIdentity) {
+        tracing::debug!(generator = %identity, "a referenced object changed");
+        let users = self.generators.invalidate(identity).await;
+        for user in users {
+            match &user {
+                Referrer::ExternalSecret(key) if self.state.has_failed(key) => self.source_changed(&user),
+                Referrer::ExternalSecret(_) => {}
+                Referrer::PushSecret(key) if self.push_secrets.has_failed(key) => self.source_changed(&user),
+                Referrer::PushSecret(_) => {}
+            }
+        }
+    }
+
     /// Closes what nobody uses any more.
     pub async fn tidy(&self) {
         let scopes = self.state.scopes();
@@ -298,8 +407,13 @@ impl Context {
         };
         self.connections.tidy(is_used, &self.refs).await;
         let is_mine = |key: &ObjectKey| self.ownership.owns(key) && self.state.object(key).is_some();
-        self.template_refs.retain(is_mine);
+        self.object_refs.retain(|user| match user {
+            Referrer::ExternalSecret(key) => is_mine(key),
+            Referrer::PushSecret(key) => self.ownership.owns(key) && self.push_secrets.get(key).is_some(),
+        });
         self.marks().retain(|key, _| is_mine(key));
+        self.generic.retain(is_mine);
+        self.generators.tidy(|identity| self.states.uses(identity)).await;
     }
 
     /// Whether a connection of a store knows its provider to be away.
@@ -371,6 +485,12 @@ impl Live for Context {
     }
 
     fn queues(&self) -> Vec<(&'static str, Depth)> {
-        vec![("externalsecret", self.objects.depth()), ("store", self.stores.depth())]
+        vec![
+            ("externalsecret", self.objects.depth()),
+            ("store", self.stores.depth()),
+            ("generatorstate", self.leases.depth()),
+            ("pushsecret", self.pushes.depth()),
+            ("fanout", self.fans.depth()),
+        ]
     }
 }

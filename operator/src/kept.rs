@@ -26,6 +26,8 @@ pub struct Kept {
     /// Unless it is the object's own name.
     target: Option<Arc<str>>,
     stores: Box<[StoreKey]>,
+    /// UID of the object that controls it.
+    owner: Option<Box<str>>,
     /// What this process knows of it beside its status.
     pub memo: Option<Box<Memo>>,
 }
@@ -40,7 +42,9 @@ fn marks(object: &ExternalSecret) -> u64 {
 
 /// Whether an object wants the whole of its target.
 pub fn is_exact(object: &ExternalSecret) -> bool {
-    matches!(object.spec.target.creation_policy, CreationPolicy::Owner | CreationPolicy::Orphan)
+    let exact = matches!(object.spec.target.creation_policy, CreationPolicy::Owner | CreationPolicy::Orphan);
+    // A target of another kind has no namesake among Secrets.
+    exact && object.spec.target.manifest.is_none()
 }
 
 impl Kept {
@@ -59,6 +63,7 @@ impl Kept {
             exact: is_exact(object),
             target: Some(object.target_name()).filter(|t| *t != name).map(Into::into),
             stores: stores.into(),
+            owner: object.owner_references().iter().find(|o| o.controller == Some(true)).map(|o| o.uid.as_str().into()),
             memo: None,
         }
     }
@@ -96,6 +101,11 @@ impl Kept {
     /// Name of its target, unless that is its own.
     pub fn other_target(&self) -> Option<&Arc<str>> {
         self.target.as_ref()
+    }
+
+    /// UID of the object that controls it.
+    pub fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
     }
 
     /// Whether it wants the whole of its target.

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use kube::Resource;
-use lockstep_crds::external_secret::{StoreKind, StoreRef};
+use lockstep_crds::external_secret::{GeneratorRef, StoreKind, StoreRef};
+use lockstep_crds::generator::GeneratorKind;
 
 /// A hash that is the same in every process of every version: phases of refreshes and shards are reckoned from it.
 ///
@@ -52,6 +53,24 @@ impl fmt::Debug for ObjectKey {
     }
 }
 
+/// An object that refers to others in its namespace.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Referrer {
+    /// An ExternalSecret.
+    ExternalSecret(ObjectKey),
+    /// A PushSecret.
+    PushSecret(ObjectKey),
+}
+
+impl Referrer {
+    /// Its namespace and name.
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Self::ExternalSecret(key) | Self::PushSecret(key) => key,
+        }
+    }
+}
+
 /// A SecretStore or a ClusterSecretStore.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StoreKey {
@@ -90,6 +109,49 @@ impl fmt::Display for StoreKey {
 }
 
 impl fmt::Debug for StoreKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A generator, as somebody of a namespace uses it.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GeneratorKey {
+    /// The namespace of whoever uses it; that of the generator itself too, unless it is a ClusterGenerator.
+    pub namespace: Arc<str>,
+    /// Its kind; none: a ClusterGenerator.
+    pub kind: Option<GeneratorKind>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl GeneratorKey {
+    /// The generator that an object of `namespace` refers to.
+    ///
+    /// # Errors
+    /// A sentence about a kind that is not served.
+    pub fn referred(namespace: &Arc<str>, reference: &GeneratorRef) -> Result<Self, String> {
+        let kind = match reference.kind.as_str() {
+            "ClusterGenerator" => None,
+            kind => Some(GeneratorKind::of(kind).ok_or_else(|| {
+                let known: Vec<&str> = GeneratorKind::ALL.iter().map(|kind| kind.as_str()).collect();
+                format!("kind {kind} is not served; there are {} and ClusterGenerator", known.join(", "))
+            })?),
+        };
+        Ok(Self { namespace: namespace.clone(), kind, name: reference.name.as_str().into() })
+    }
+}
+
+impl fmt::Display for GeneratorKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Some(kind) => write!(f, "{kind} {}/{}", self.namespace, self.name),
+            None => write!(f, "ClusterGenerator {}", self.name),
+        }
+    }
+}
+
+impl fmt::Debug for GeneratorKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

@@ -110,6 +110,16 @@ impl<'a> Writer<'a> {
         self.send_for_meta(Request::new(url).patch(name, &params, &patch).map_err(build)?).await
     }
 
+    /// Merges into an object.
+    ///
+    /// # Errors
+    /// What the client answers.
+    pub async fn merge(&self, url: &str, name: &str, patch: &impl Serialize, manager: &str) -> kube::Result<Meta> {
+        let patch = kube::api::Patch::Merge(patch);
+        let params = PatchParams { field_manager: Some(manager.into()), ..PatchParams::default() };
+        self.send_for_meta(Request::new(url).patch(name, &params, &patch).map_err(build)?).await
+    }
+
     /// Merges into the status of an object.
     ///
     /// # Errors

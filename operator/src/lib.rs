@@ -3,6 +3,7 @@
 //! To follow one ExternalSecret read `crds/src/external_secret.rs`, then [`external_secret`], [`external_secret::plan`], a
 //! provider, and [`external_secret::status`].
 
+pub mod admission;
 pub mod bucket;
 pub mod cli;
 pub mod clients;
@@ -12,6 +13,9 @@ pub mod controller;
 pub mod crds;
 pub mod events;
 pub mod external_secret;
+pub mod fan_out;
+pub mod generator;
+pub mod generator_state;
 pub mod gjson;
 pub mod hash;
 pub mod kept;
@@ -24,6 +28,7 @@ pub mod malformed;
 pub mod metrics;
 pub mod mirror;
 pub mod ownership;
+pub mod push_secret;
 pub mod queue;
 pub mod reads;
 pub mod refs;

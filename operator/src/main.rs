@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use lockstep::cli::{Cli, Command};
 use lockstep::crds::{self, Installed};
-use lockstep::{clients, logging, run};
+use lockstep::{admission, clients, logging, run};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -23,6 +23,13 @@ fn main() -> ExitCode {
         Command::Run(args) => {
             logging::start(args.log_level, args.log_format);
             match runtime.block_on(run::run(*args)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failed(&error),
+            }
+        }
+        Command::Webhook(args) => {
+            logging::start(args.log_level, args.log_format);
+            match runtime.block_on(admission::run(*args)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failed(&error),
             }

@@ -22,6 +22,8 @@ pub struct Wake {
     pub changed: bool,
     /// Its store, or something that the store refers to, changed or came back.
     pub store: bool,
+    /// A generator or a template that it refers to changed, or what a generator made has ended; of a store: a user was refused.
+    pub source: bool,
     /// Its target was touched.
     pub target: bool,
     /// The turn of its periodic refresh has come.
@@ -31,7 +33,7 @@ pub struct Wake {
 impl Wake {
     /// A timer ran out.
     pub fn timer(at: Instant) -> Self {
-        Self { at, changed: false, store: false, target: false, turn: false }
+        Self { at, changed: false, store: false, source: false, target: false, turn: false }
     }
 
     /// The object changed.
@@ -42,6 +44,11 @@ impl Wake {
     /// The store changed.
     pub fn store(at: Instant) -> Self {
         Self { store: true, ..Self::timer(at) }
+    }
+
+    /// A generator or a template changed.
+    pub fn source(at: Instant) -> Self {
+        Self { source: true, ..Self::timer(at) }
     }
 
     /// The target was touched.
@@ -59,6 +66,7 @@ impl Wake {
             at: self.at.max(other.at),
             changed: self.changed || other.changed,
             store: self.store || other.store,
+            source: self.source || other.source,
             target: self.target || other.target,
             turn: self.turn || other.turn,
         }

@@ -7,20 +7,25 @@
 //! throttles, or is away, nobody waits for it: everyone gets the same error at once, until the time that it named is over or
 //! a probe reached it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod search;
+mod writes;
+
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::Shared;
-use gotemplate::regexp::Regexp;
-use lockstep_providers::{Capabilities, Error, Fetched, Find, Found, Provider, Result, Want};
+use lockstep_providers::{Capabilities, Error, Fetched, Provider, Result, Want};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::limits::{Limiter, Limits, Permission};
 use crate::metrics::Metrics;
+
+use search::Searched;
+pub use search::{Listed, Search};
 
 /// How long an unused value is kept at most, whoever waits.
 const RETAIN: Duration = Duration::from_secs(20);
@@ -120,38 +125,6 @@ struct State {
     searches: HashMap<Search, Searched>,
 }
 
-/// What is looked for: the text of a regexp for names, a path, and tags.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Search {
-    /// RE2 syntax; matches somewhere in the name.
-    pub pattern: Option<String>,
-    /// Where to look.
-    pub path: Option<String>,
-    /// Tags that a remote secret must have.
-    pub tags: BTreeMap<String, String>,
-}
-
-/// What a search found.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    /// What was found.
-    pub found: Arc<[Found]>,
-    /// When it was begun.
-    pub at: Instant,
-}
-
-/// How long one search may take.
-const SEARCH: Duration = Duration::from_secs(60);
-
-type SearchAnswer = Shared<oneshot::Receiver<Result<Listed>>>;
-
-struct Searched {
-    id: u64,
-    /// None while it waits for those who may share it.
-    started: Option<Instant>,
-    answer: SearchAnswer,
-}
-
 impl State {
     fn queue(&mut self, pending: Pending, urgent: bool) {
         match urgent {
@@ -200,7 +173,7 @@ pub struct Reader {
 /// What a reader asks of, and tells to, those around it.
 pub struct Hooks {
     /// Told when the provider turns out to be away.
-    pub on_away: Box<dyn Fn() + Send + Sync>,
+    pub on_trouble: Box<dyn Fn() + Send + Sync>,
     /// Whether somebody may still come who takes an answer made at that moment.
     pub is_awaited: Arc<dyn Fn(Instant) -> bool + Send + Sync>,
 }
@@ -306,50 +279,15 @@ impl Reader {
         answers
     }
 
-    /// Looks for remote secrets; whoever looks for the same at the same time shares the search.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a regexp that is none; what [`Provider::find`] answers.
-    pub async fn find(self: &Arc<Self>, search: Search, asking: Asking) -> Result<Listed> {
-        let name = search.pattern.as_deref().map(Regexp::new).transpose();
-        let name = name.map_err(|why| Error::invalid("find.name.regexp", why))?;
-        if let Some(error) = self.closed(Instant::now()) {
-            return Err(error);
-        }
-        let answer = {
-            let mut state = self.lock();
-            let young = |searched: &&Searched| searched.started.is_none_or(|started| started >= asking.fresh_after);
-            let failed = |searched: &&Searched| matches!(searched.answer.clone().now_or_never(), Some(Ok(Err(_)) | Err(_)));
-            match state.searches.get(&search).filter(young).filter(|searched| !failed(searched)) {
-                Some(searched) => {
-                    self.metrics.calls_saved(&self.labels, "shared", 1);
-                    searched.answer.clone()
-                }
-                None => {
-                    let (reply, receiver) = oneshot::channel();
-                    let answer = receiver.shared();
-                    state.next_id += 1;
-                    let id = state.next_id;
-                    let searched = Searched { id, started: None, answer: answer.clone() };
-                    state.searches.insert(search.clone(), searched);
-                    let query = Find { name, path: search.path.clone(), tags: search.tags.clone() };
-                    let reader = self.clone();
-                    // In a task of its own: whoever goes away while it runs takes nobody's answer along.
-                    tokio::spawn(async move { drop(reply.send(reader.look(search, id, &query).await)) });
-                    answer
-                }
-            }
-        };
-        answer.await.unwrap_or_else(|_| Err(Error::unavailable("the search was given up")))
-    }
-
-    /// One search, after a moment for those who may share it, and when the limits allow it.
-    async fn look(self: &Arc<Self>, search: Search, id: u64, query: &Find) -> Result<Listed> {
-        let gap = if (self.hooks.is_awaited)(Instant::now()) { FILLED } else { FILL };
-        tokio::time::sleep(gap).await;
+    /// Makes one call that nobody shares, when the limits allow it; answers with when it was begun.
+    async fn one_call<T>(
+        self: &Arc<Self>,
+        name: &'static str,
+        begin: impl FnOnce(Instant),
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<(T, Instant)> {
         loop {
-            let now = Instant::now();
-            let permission = self.limiter().take(now);
+            let permission = self.limiter().take(Instant::now());
             match permission {
                 Permission::Now => break,
                 Permission::At(at) => tokio::time::sleep_until(at).await,
@@ -357,13 +295,11 @@ impl Reader {
             }
         }
         let begun = Instant::now();
-        if let Some(searched) = self.lock().searches.get_mut(&search).filter(|searched| searched.id == id) {
-            searched.started = Some(begun);
-        }
+        begin(begun);
+        let mut slot = TakenSlot { reader: self, throttled: false, begun };
         let answer = match self.closed(begun) {
             Some(error) => Err(error),
-            // A slot of the limiter must not be lost with a search that panics.
-            None => match AssertUnwindSafe(self.search(query)).catch_unwind().await {
+            None => match AssertUnwindSafe(call).catch_unwind().await {
                 Ok(answer) => answer,
                 Err(_) => {
                     self.metrics.panicked();
@@ -372,30 +308,16 @@ impl Reader {
                 }
             },
         };
-        self.metrics.provider_call(&self.labels, "find", answer.as_ref().map_or_else(Error::category, |_| "ok"));
-        let throttled = matches!(answer, Err(Error::Throttled { .. }));
-        self.limiter().ended(throttled, begun, Instant::now());
+        self.metrics.provider_call(&self.labels, name, answer.as_ref().map_or_else(Error::category, |_| "ok"));
+        slot.throttled = matches!(answer, Err(Error::Throttled { .. }));
+        drop(slot);
         if let Err(error) = &answer {
             let away = matches!(error, Error::Unavailable { everybody: true, .. }).then(|| error.clone());
             self.settle(&[Err(error.clone())], away);
         }
         self.pump();
         self.sweep_later();
-        answer.map(|found| Listed { found: found.into(), at: begun })
-    }
-
-    /// One search with its retries.
-    async fn search(&self, query: &Find) -> Result<Vec<Found>> {
-        let mut tries = 0;
-        loop {
-            let late = |_| Err(Error::unavailable(format!("the search took more than {} s", SEARCH.as_secs())));
-            let answer = tokio::time::timeout(SEARCH, self.provider.find(query)).await.unwrap_or_else(late);
-            if !matches!(answer, Err(Error::Unavailable { .. })) || tries == self.retries.max {
-                return answer;
-            }
-            tries += 1;
-            tokio::time::sleep(self.retries.interval).await;
-        }
+        answer.map(|answer| (answer, begun))
     }
 
     /// Why nobody may ask right now.
@@ -577,6 +499,10 @@ impl Reader {
             Err(Error::Throttled { retry_after, .. }) => Some(retry_after.unwrap_or(REST)),
             _ => None,
         });
+        // Whether the identity is refused, or only these keys are, the store's own validation tells.
+        if answers.iter().any(|a| matches!(a, Err(Error::Denied(_)))) {
+            (self.hooks.on_trouble)();
+        }
         let mut state = self.lock();
         if let Some(rest) = rest.max() {
             state.throttled_until = state.throttled_until.max(Some(Instant::now() + rest));
@@ -586,7 +512,7 @@ impl Reader {
             state.away = Some(error);
             drop(state);
             if news {
-                (self.hooks.on_away)();
+                (self.hooks.on_trouble)();
             }
             state = self.lock();
         }
@@ -670,6 +596,19 @@ impl Reader {
     /// Ends the connection.
     pub async fn close(&self) {
         self.provider.close().await;
+    }
+}
+
+/// A slot of the limiter: it is not lost with a call that somebody gives up waiting for.
+struct TakenSlot<'a> {
+    reader: &'a Reader,
+    throttled: bool,
+    begun: Instant,
+}
+
+impl Drop for TakenSlot<'_> {
+    fn drop(&mut self) {
+        self.reader.limiter().ended(self.throttled, self.begun, Instant::now());
     }
 }
 

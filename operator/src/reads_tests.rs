@@ -41,7 +41,7 @@ impl Provider for Script {
 
 /// Nobody waits beside those who ask.
 fn nobody() -> Hooks {
-    Hooks { on_away: Box::new(|| {}), is_awaited: Arc::new(|_| false) }
+    Hooks { on_trouble: Box::new(|| {}), is_awaited: Arc::new(|_| false) }
 }
 
 fn free() -> Arc<Mutex<Limiter>> {
@@ -108,7 +108,7 @@ async fn a_value_stays_for_as_long_as_somebody_waits_who_may_take_it() {
         let oldest = oldest.clone();
         Arc::new(move |made| oldest.lock().unwrap().is_some_and(|cause| cause <= made))
     };
-    let hooks = Hooks { on_away: Box::new(|| {}), is_awaited };
+    let hooks = Hooks { on_trouble: Box::new(|| {}), is_awaited };
     let reader = Reader::new(script, Retries::default(), free(), labels, Arc::default(), hooks);
     reader.read(&[Want::latest("a")], Instant::now()).await;
     tokio::time::sleep(GRACE * 3).await;

@@ -1,47 +1,86 @@
 //! The one door to what a store refers to: it knows the tenant, refuses to leave its namespace, and remembers what was read.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
-use kube::api::{Api, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::api::{Api, DynamicObject, ListParams, PostParams};
+use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 use lockstep_crds::external_secret::StoreKind;
 use lockstep_crds::meta::{CaProvider, CaProviderType, SecretKeySelector, ServiceAccountSelector};
-use lockstep_providers::{Caller, Error, OwnCluster, Resolver, Result, SecretBytes};
+use lockstep_providers::{Caller, Error, OwnCluster, Resolver, Result, SecretBytes, Source};
 use serde_json::Value;
 
 use crate::connections::ConnectionKey;
 use crate::context::Context;
-use crate::keys::ObjectKey;
+use crate::generator::lease;
+use crate::keys::{GeneratorKey, Referrer};
 use crate::kube_io;
 use crate::metrics::Metrics;
-use crate::refs::{RefKind, RefObject, Refs, THERE, identity_version};
+use crate::push_secret::plan::Given;
+use crate::refs::{RefKind, RefObject, Refs, THERE, User, generator_version, identity_version, set_version};
 
-/// The namespace that a store's reference is read in: its own for a SecretStore, the one it names for a cluster store, else
-/// the namespace of the ExternalSecret that uses the cluster store.
-///
-/// # Errors
-/// [`Error::Invalid`] when a SecretStore names a namespace that is not its own, or a cluster store names none outside of a
-/// user's namespace. Every reference goes through here: both public advisories on this kind of operator that leaked across
-/// tenants were a reference that did not.
-pub fn namespace_of<'a>(caller: &'a ConnectionKey, field: &str, named: Option<&'a str>) -> Result<&'a str> {
-    let named = named.filter(|n| !n.is_empty());
-    match (caller.store.kind(), named) {
-        (StoreKind::SecretStore, None) => Ok(caller.store.namespace.as_deref().unwrap_or_default()),
-        (StoreKind::SecretStore, Some(named)) if caller.store.namespace.as_deref() == Some(named) => Ok(named),
-        (StoreKind::SecretStore, Some(named)) => Err(Error::invalid(
-            field,
-            format!("names namespace {named}; a SecretStore reads its own namespace only (a ClusterSecretStore can name others)"),
-        )),
-        (StoreKind::ClusterSecretStore, Some(named)) => Ok(named),
-        (StoreKind::ClusterSecretStore, None) => caller
-            .scope
-            .as_deref()
-            .ok_or_else(|| Error::invalid(field, "names no namespace; a ClusterSecretStore's own reference must name one")),
+/// On whose behalf references are read: a connection to a store, or a generator. Both public advisories on this kind of operator
+/// that leaked across tenants were a reference that did not go through here.
+pub trait Tenant: User {
+    /// The namespace that a reference is read in; `named` is the one that stands there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when that is not the tenant's to read.
+    fn namespace_of<'a>(&'a self, field: &str, named: Option<&'a str>) -> Result<&'a str>;
+
+    /// Whether an administrator of the cluster wrote it: such may be the operator itself.
+    fn is_of_cluster(&self) -> bool;
+
+    /// What it and its like are called, for messages.
+    fn kinds(&self) -> (&'static str, &'static str);
+
+    /// What providers are told of it.
+    fn caller(&self) -> Caller;
+}
+
+impl Tenant for ConnectionKey {
+    /// A store's own namespace for a SecretStore, the one that is named for a cluster store, else the namespace of the object that
+    /// uses the cluster store.
+    fn namespace_of<'a>(&'a self, field: &str, named: Option<&'a str>) -> Result<&'a str> {
+        let named = named.filter(|n| !n.is_empty());
+        match (self.store.kind(), named) {
+            (StoreKind::SecretStore, None) => Ok(self.store.namespace.as_deref().unwrap_or_default()),
+            (StoreKind::SecretStore, Some(named)) if self.store.namespace.as_deref() == Some(named) => Ok(named),
+            (StoreKind::SecretStore, Some(named)) => Err(Error::invalid(
+                field,
+                format!(
+                    "names namespace {named}; a SecretStore reads its own namespace only (a ClusterSecretStore can name others)"
+                ),
+            )),
+            (StoreKind::ClusterSecretStore, Some(named)) => Ok(named),
+            (StoreKind::ClusterSecretStore, None) => self
+                .scope
+                .as_deref()
+                .ok_or_else(|| Error::invalid(field, "names no namespace; a ClusterSecretStore's own reference must name one")),
+        }
+    }
+
+    fn is_of_cluster(&self) -> bool {
+        self.store.kind() == StoreKind::ClusterSecretStore
+    }
+
+    fn kinds(&self) -> (&'static str, &'static str) {
+        ("SecretStore", "ClusterSecretStores")
+    }
+
+    fn caller(&self) -> Caller {
+        let Self { store, scope } = self;
+        Caller {
+            cluster_store: store.kind() == StoreKind::ClusterSecretStore,
+            store: store.name.to_string(),
+            namespace: store.namespace.as_deref().or(scope.as_deref()).map(str::to_owned),
+        }
     }
 }
 
@@ -66,13 +105,13 @@ pub fn names_no_namespace(spec: &Value) -> bool {
 }
 
 /// Reads for one connection.
-pub struct StoreResolver {
+pub struct StoreResolver<T: Tenant = ConnectionKey> {
     /// For requests to the operator's API server.
     pub client: Client,
     /// On whose behalf.
-    pub caller: ConnectionKey,
+    pub caller: T,
     /// Where what was read is watched from then on.
-    pub refs: Arc<Refs>,
+    pub refs: Arc<Refs<T>>,
     /// Where requests are counted.
     pub metrics: Arc<Metrics>,
     /// The operator's own API server.
@@ -83,7 +122,7 @@ pub struct StoreResolver {
     pub shares_identity: bool,
 }
 
-impl StoreResolver {
+impl<T: Tenant> StoreResolver<T> {
     fn note(&self, kind: RefKind, namespace: &str, name: &str, version: Option<String>) {
         self.refs.note(&self.caller, RefObject::new(kind, namespace, name), version);
     }
@@ -97,24 +136,104 @@ impl StoreResolver {
     }
 }
 
-/// Reads what an ExternalSecret itself refers to: in its own namespace, for its references name no other.
+/// Reads what an ExternalSecret or a PushSecret itself refers to: in its own namespace, for its references name no other.
 pub struct ObjectResolver<'a> {
-    /// Everything.
-    pub ctx: &'a Context,
-    /// On whose behalf.
-    pub key: &'a ObjectKey,
+    ctx: &'a Context,
+    user: Referrer,
+    noted: Mutex<Vec<(RefObject, Option<String>)>>,
 }
 
-impl ObjectResolver<'_> {
-    /// Forgets what was read before: what is read from now on is all that the object refers to.
-    pub fn begin(&self) {
-        if !self.ctx.template_refs.is_empty() {
-            self.ctx.template_refs.forget(self.key);
+impl<'a> ObjectResolver<'a> {
+    /// On behalf of an object.
+    pub fn new(ctx: &'a Context, user: Referrer) -> Self {
+        Self { ctx, user, noted: Mutex::default() }
+    }
+
+    /// What was read since the beginning is all that the object refers to: whatever it read earlier is forgotten.
+    pub fn end(&self) {
+        let refs = &self.ctx.object_refs;
+        if !refs.is_empty() {
+            let noted = self.noted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let objects: Vec<RefObject> = noted.iter().map(|(object, _)| object.clone()).collect();
+            refs.retain_of(&self.user, &objects);
         }
     }
 
-    fn note(&self, kind: RefKind, name: &str, version: Option<String>) {
-        self.ctx.template_refs.note(self.key, RefObject::new(kind, &self.key.namespace, name), version);
+    /// An object was read, or written; it is watched from then on.
+    pub fn note(&self, object: RefObject, version: Option<String>) {
+        self.ctx.object_refs.note_anew(&self.user, object.clone(), version.clone());
+        let mut noted = self.noted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if noted.iter().any(|(known, at)| *known == object && *at != version) {
+            // Two reads of one run that saw two versions.
+            self.ctx.source_changed(&self.user);
+        }
+        noted.push((object, version));
+    }
+
+    /// The object's own: its references name no other.
+    fn namespace(&self) -> &Arc<str> {
+        &self.user.key().namespace
+    }
+
+    /// A generator, with its kind and its spec; it is watched from then on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is not there or may not be read; [`Error::Unavailable`].
+    pub async fn generator(&self, field: &str, key: &GeneratorKey) -> Result<DynamicObject> {
+        let object = RefObject::generator(key);
+        let api: Api<DynamicObject> = object.generator_api(self.ctx.client.clone());
+        self.ctx.metrics.api_request("get", object.resource());
+        let found = kube_io::in_time(api.get_opt(&key.name)).await.map_err(|error| api_error(field, &key.to_string(), &error))?;
+        self.note(object, found.as_ref().map(|found| generator_version(&found.metadata)));
+        found.ok_or_else(|| Error::invalid(field, format!("{key} does not exist; create it")))
+    }
+
+    /// A Secret with what goes along with its data; it is watched from then on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is not there or may not be read; [`Error::Unavailable`].
+    pub async fn whole_secret(&self, field: &str, name: &str) -> Result<Given> {
+        let what = format!("Secret {}/{name}", self.namespace());
+        self.ctx.metrics.api_request("get", "secrets");
+        let api = Api::<Secret>::namespaced(self.ctx.client.clone(), self.namespace());
+        let found = kube_io::in_time(api.get_opt(name)).await.map_err(|error| api_error(field, &what, &error))?;
+        self.note(RefObject::new(RefKind::Secret, self.namespace(), name), found.as_ref().and_then(|s| s.resource_version()));
+        let found = found.ok_or_else(|| Error::invalid(field, format!("{what} does not exist; create it")))?;
+        let data = found.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, SecretBytes::new(bytes.0))).collect();
+        let source = Source {
+            type_: found.type_,
+            labels: found.metadata.labels.unwrap_or_default(),
+            annotations: found.metadata.annotations.unwrap_or_default(),
+        };
+        Ok(Given { name: what, data, source, volatile: false })
+    }
+
+    /// Names of the Secrets that carry labels, from their metadata alone; which ones do is watched from then on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if they may not be listed; [`Error::Unavailable`].
+    pub async fn secrets_with(&self, field: &str, selector: &LabelSelector) -> Result<Vec<String>> {
+        let text = selector_text(selector).map_err(|why| Error::invalid(format!("{field}.selector"), why))?;
+        self.ctx.metrics.api_request("list", "secrets");
+        let api = Api::<PartialObjectMeta<Secret>>::namespaced(self.ctx.client.clone(), self.namespace());
+        let listed = kube_io::in_time(api.list(&ListParams::default().labels(&text))).await;
+        let listed = listed.map_err(|error| api_error(field, &format!("the Secrets of {}", self.namespace()), &error))?;
+        let versions = listed.items.iter().filter_map(|s| Some((s.metadata.name.clone()?, s.metadata.resource_version.clone()?)));
+        let versions: BTreeMap<String, String> = versions.collect();
+        self.note(RefObject::new(RefKind::Labelled, self.namespace(), &text), Some(set_version(&versions)));
+        Ok(versions.into_keys().collect())
+    }
+
+    /// The values that are kept beside a GeneratorState of this namespace; none: they are not there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if they may not be read; [`Error::Unavailable`].
+    pub async fn kept_values(&self, name: &str, state_uid: &str) -> Result<Option<SecretBytes>> {
+        self.ctx.metrics.api_request("get", "secrets");
+        let api = Api::<Secret>::namespaced(self.ctx.client.clone(), self.namespace());
+        let found = kube_io::in_time(api.get_opt(name)).await;
+        let found = found.map_err(|error| api_error("generator", &format!("Secret {}/{name}", self.namespace()), &error))?;
+        Ok(found.and_then(|secret| lease::values_in(secret, state_uid)))
     }
 
     /// A ConfigMap's data; it is watched from then on.
@@ -122,11 +241,11 @@ impl ObjectResolver<'_> {
     /// # Errors
     /// [`Error::Invalid`] if it is not there or may not be read; [`Error::Unavailable`].
     pub async fn config_map(&self, field: &str, name: &str) -> Result<BTreeMap<String, SecretBytes>> {
-        let what = format!("ConfigMap {}/{name}", self.key.namespace);
+        let what = format!("ConfigMap {}/{name}", self.namespace());
         self.ctx.metrics.api_request("get", "configmaps");
-        let api = Api::<ConfigMap>::namespaced(self.ctx.client.clone(), &self.key.namespace);
+        let api = Api::<ConfigMap>::namespaced(self.ctx.client.clone(), self.namespace());
         let found = kube_io::in_time(api.get_opt(name)).await.map_err(|error| api_error(field, &what, &error))?;
-        self.note(RefKind::ConfigMap, name, found.as_ref().and_then(|c| c.resource_version()));
+        self.note(RefObject::new(RefKind::ConfigMap, self.namespace(), name), found.as_ref().and_then(|c| c.resource_version()));
         let found = found.ok_or_else(|| Error::invalid(field, format!("{what} does not exist; create it")))?;
         Ok(found.data.unwrap_or_default().into_iter().map(|(key, text)| (key, SecretBytes::from(text))).collect())
     }
@@ -136,14 +255,32 @@ impl ObjectResolver<'_> {
     /// # Errors
     /// [`Error::Invalid`] if it is not there or may not be read; [`Error::Unavailable`].
     pub async fn secret(&self, field: &str, name: &str) -> Result<BTreeMap<String, SecretBytes>> {
-        let what = format!("Secret {}/{name}", self.key.namespace);
+        let what = format!("Secret {}/{name}", self.namespace());
         self.ctx.metrics.api_request("get", "secrets");
-        let api = Api::<Secret>::namespaced(self.ctx.client.clone(), &self.key.namespace);
+        let api = Api::<Secret>::namespaced(self.ctx.client.clone(), self.namespace());
         let found = kube_io::in_time(api.get_opt(name)).await.map_err(|error| api_error(field, &what, &error))?;
-        self.note(RefKind::Secret, name, found.as_ref().and_then(|s| s.resource_version()));
+        self.note(RefObject::new(RefKind::Secret, self.namespace(), name), found.as_ref().and_then(|s| s.resource_version()));
         let found = found.ok_or_else(|| Error::invalid(field, format!("{what} does not exist; create it")))?;
         Ok(found.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, SecretBytes::new(bytes.0))).collect())
     }
+}
+
+/// A label selector as the API server reads it in a query.
+fn selector_text(selector: &LabelSelector) -> Result<String, String> {
+    let equal = selector.match_labels.iter().flatten().map(|(key, value)| Ok(format!("{key}={value}")));
+    let expressions = selector.match_expressions.iter().flatten().map(|e| {
+        let values = e.values.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(",");
+        Ok(match e.operator.as_str() {
+            "In" => format!("{} in ({values})", e.key),
+            "NotIn" => format!("{} notin ({values})", e.key),
+            "Exists" => e.key.clone(),
+            "DoesNotExist" => format!("!{}", e.key),
+            other => return Err(format!("operator {other} is none of In, NotIn, Exists and DoesNotExist")),
+        })
+    });
+    let parts: Vec<String> = equal.chain(expressions).collect::<Result<_, _>>()?;
+    // An empty selector would mean every Secret there is.
+    if parts.is_empty() { Err("names no labels".into()) } else { Ok(parts.join(",")) }
 }
 
 /// A failed request to our own API server, without its body.
@@ -158,10 +295,10 @@ fn api_error(field: &str, what: &str, error: &kube::Error) -> Error {
 }
 
 #[async_trait]
-impl Resolver for StoreResolver {
+impl<T: Tenant> Resolver for StoreResolver<T> {
     async fn secret_key(&self, field: &str, selector: &SecretKeySelector, default_key: Option<&str>) -> Result<SecretBytes> {
         let name = selector.name.as_deref().ok_or_else(|| Error::invalid(format!("{field}.name"), "is not set"))?;
-        let namespace = namespace_of(&self.caller, &format!("{field}.namespace"), selector.namespace.as_deref())?;
+        let namespace = self.caller.namespace_of(&format!("{field}.namespace"), selector.namespace.as_deref())?;
         let key = selector.key.as_deref().filter(|k| !k.is_empty()).or(default_key);
         let key = key.ok_or_else(|| Error::invalid(format!("{field}.key"), "is not set"))?;
         let mut secret = self.secret(field, namespace, name).await?;
@@ -182,7 +319,7 @@ impl Resolver for StoreResolver {
         label: Option<(&str, &str)>,
     ) -> Result<BTreeMap<String, SecretBytes>> {
         let name = selector.name.as_deref().ok_or_else(|| Error::invalid(format!("{field}.name"), "is not set"))?;
-        let namespace = namespace_of(&self.caller, &format!("{field}.namespace"), selector.namespace.as_deref())?;
+        let namespace = self.caller.namespace_of(&format!("{field}.namespace"), selector.namespace.as_deref())?;
         let secret = self.secret(field, namespace, name).await?;
         if let Some((label, value)) = label
             && secret.labels().get(label).map(String::as_str) != Some(value)
@@ -195,7 +332,7 @@ impl Resolver for StoreResolver {
     }
 
     async fn document(&self, field: &str, provider: &CaProvider) -> Result<Vec<u8>> {
-        let namespace = namespace_of(&self.caller, &format!("{field}.namespace"), provider.namespace.as_deref())?;
+        let namespace = self.caller.namespace_of(&format!("{field}.namespace"), provider.namespace.as_deref())?;
         let key = provider.key.as_deref().filter(|k| !k.is_empty()).unwrap_or("ca.crt");
         let (kind, name) = (provider.type_, provider.name.as_str());
         match kind {
@@ -226,7 +363,7 @@ impl Resolver for StoreResolver {
         audiences: &[String],
         life: Duration,
     ) -> Result<SecretBytes> {
-        let namespace = namespace_of(&self.caller, &format!("{field}.namespace"), account.namespace.as_deref())?;
+        let namespace = self.caller.namespace_of(&format!("{field}.namespace"), account.namespace.as_deref())?;
         let name = account.name.as_str();
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
@@ -260,7 +397,7 @@ impl Resolver for StoreResolver {
         field: &str,
         account: &ServiceAccountSelector,
     ) -> Result<BTreeMap<String, String>> {
-        let namespace = namespace_of(&self.caller, &format!("{field}.namespace"), account.namespace.as_deref())?;
+        let namespace = self.caller.namespace_of(&format!("{field}.namespace"), account.namespace.as_deref())?;
         let (name, what) = (account.name.as_str(), format!("ServiceAccount {namespace}/{}", account.name));
         self.metrics.api_request("get", "serviceaccounts");
         let found = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace).get_metadata_opt(name).await;
@@ -272,11 +409,13 @@ impl Resolver for StoreResolver {
 
     /// Whoever may write a SecretStore would be the operator, with all that it may read, and names where its token goes.
     fn check_own_identity(&self, field: &str) -> Result<()> {
-        if self.caller.store.kind() == StoreKind::ClusterSecretStore || self.shares_identity {
+        if self.caller.is_of_cluster() || self.shares_identity {
             return Ok(());
         }
-        let why = "names no identity; the operator's own is for ClusterSecretStores only, so name one (or let every SecretStore use it: \
-                   --share-own-identity)";
+        let (one, clusters) = self.caller.kinds();
+        let why = format!(
+            "names no identity; the operator's own is for {clusters} only, so name one (or let every {one} use it: --share-own-identity)"
+        );
         Err(Error::invalid(field, why))
     }
 
@@ -297,12 +436,7 @@ impl Resolver for StoreResolver {
     }
 
     fn caller(&self) -> Caller {
-        let ConnectionKey { store, scope } = &self.caller;
-        Caller {
-            cluster_store: store.kind() == StoreKind::ClusterSecretStore,
-            store: store.name.to_string(),
-            namespace: store.namespace.as_deref().or(scope.as_deref()).map(str::to_owned),
-        }
+        self.caller.caller()
     }
 }
 
@@ -344,7 +478,7 @@ mod tests {
             (None, None, None, None),
         ] {
             let caller = caller(store, scope);
-            assert_eq!(namespace_of(&caller, "f", named).ok(), expected, "{store:?} {scope:?} {named:?}");
+            assert_eq!(caller.namespace_of("f", named).ok(), expected, "{store:?} {scope:?} {named:?}");
         }
     }
 

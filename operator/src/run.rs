@@ -19,7 +19,9 @@ use crate::context::{Context, Options};
 use crate::controller;
 use crate::leader::Election;
 use crate::limits::Limits;
+use crate::metrics::Live;
 use crate::ownership::{Hold, Ownership};
+use crate::server::Probes;
 use crate::shards::{self, Sharding};
 use crate::{events, server};
 
@@ -75,6 +77,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         }),
         authorities: Arc::new(authorities(args.ca_file.as_deref())?),
         token_file: args.token_file.clone(),
+        generator_grace: args.generator_gc_grace_period,
+        generic_targets: args.unsafe_allow_generic_targets,
         limits: Limits { concurrency: args.store_concurrency.map(usize::from), per_second: args.store_rate },
         ..Options::default()
     };
@@ -83,7 +87,19 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let ownership = Arc::new(Ownership::new(usize::from(args.shards), hold));
     let ctx = Context::new(cluster, options, ownership, Box::new(Timestamp::now));
     let ready: server::Ready = Arc::new(AtomicBool::new(false));
-    let serve = server::listen(args.health_addr, args.metrics_addr, &ctx, ready.clone()).await?;
+    let probes = {
+        let (ready, ctx) = (ready.clone(), ctx.clone());
+        Probes {
+            health: args.health_addr,
+            metrics: args.metrics_addr,
+            ready: Box::new(move || ready.load(Ordering::Relaxed)),
+            encode: Box::new(move || {
+                let live: Arc<dyn Live> = ctx.clone();
+                ctx.metrics.encode(Arc::downgrade(&live))
+            }),
+        }
+    };
+    let serve = server::listen(probes).await?;
     let server = tokio::spawn(serve);
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
@@ -105,7 +121,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         Ok(())
     };
     // Logins are given back last: nobody waits for that.
-    let _ = tokio::time::timeout(CLOSE_WITHIN, connections.connections.close_all()).await;
+    let close = futures::future::join(connections.connections.close_all(), connections.generators.close_all());
+    let _ = tokio::time::timeout(CLOSE_WITHIN, close).await;
     server.abort();
     tracing::info!("stopped");
     outcome
@@ -179,7 +196,11 @@ async fn lead(
     Ok(())
 }
 
-fn stop_on_signal(stop: CancellationToken) -> std::io::Result<()> {
+/// Cancels on SIGTERM and SIGINT.
+///
+/// # Errors
+/// When the process may not listen for them.
+pub fn stop_on_signal(stop: CancellationToken) -> std::io::Result<()> {
     let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }

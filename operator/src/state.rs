@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use lockstep_crds::external_secret::CreationPolicy;
 use lockstep_crds::store::{SecretStoreStatus, StoreCondition};
 use lockstep_crds::{ExternalSecret, SecretStoreSpec};
 
@@ -12,10 +13,11 @@ use crate::context::Options;
 use crate::external_secret::Memo;
 use crate::external_secret::plan::StoreVerdict;
 use crate::external_secret::target::Seen;
+use crate::fan_out::plan::Existing;
 use crate::kept::{Kept, is_exact};
 use crate::keys::{ObjectKey, StoreKey};
 use crate::limits::Limits;
-use crate::store;
+use crate::{fan_out, store};
 
 /// A store as it was last seen.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub struct StoreEntry {
     pub status: SecretStoreStatus,
     /// For its events.
     pub uid: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl StoreEntry {
@@ -44,6 +48,8 @@ pub struct StoreNews {
     pub limits: bool,
     /// Its status says that it works again.
     pub ready: bool,
+    /// Its labels are others.
+    pub labels: bool,
 }
 
 #[derive(Default)]
@@ -79,6 +85,12 @@ impl State {
         let inner = self.lock();
         let memo = inner.objects.get(key).and_then(|kept| kept.memo.as_ref());
         memo.is_some_and(|memo| memo.refreshed.is_some() && matches!(memo.category, "unavailable" | "throttled"))
+    }
+
+    /// Whether its last sync failed.
+    pub fn has_failed(&self, key: &ObjectKey) -> bool {
+        let inner = self.lock();
+        inner.objects.get(key).and_then(|kept| kept.memo.as_ref()).is_some_and(|memo| memo.ready == Some(false))
     }
 
     /// Remembers, as long as the very object is there.
@@ -138,9 +150,12 @@ impl State {
         }
     }
 
-    /// The other object that has this one's target, if both want the whole of it.
+    /// The other object that has this one's target, and wants the whole of it. Of two that do one has it; who only merges into it
+    /// may not while somebody else has written it as a whole: the two would undo each other's work without end.
     pub fn claimed_by(&self, key: &ObjectKey, object: &ExternalSecret) -> Option<ObjectKey> {
-        if !is_exact(object) {
+        let merges = matches!(object.spec.target.creation_policy, CreationPolicy::Merge | CreationPolicy::CreateOrMerge)
+            && object.spec.target.manifest.is_none();
+        if !is_exact(object) && !merges {
             return None;
         }
         let inner = self.lock();
@@ -158,15 +173,21 @@ impl State {
         let rank = |key: &ObjectKey, kept: &Kept| (!has(kept), kept.age(key));
         let mine = rank(key, mine);
         let others = others.into_iter().filter_map(|k| inner.objects.get(&k).map(|kept| (k, kept)));
-        others.filter(|(k, kept)| kept.is_exact() && rank(k, kept) < mine).map(|(k, _)| k).min()
+        let wins = |key: &ObjectKey, kept: &Kept| if merges { has(kept) } else { rank(key, kept) < mine };
+        others.filter(|(k, kept)| kept.is_exact() && wins(k, kept)).map(|(k, _)| k).min()
     }
 
     /// Whether an object's stores can be used by it.
     pub fn store_verdict(&self, key: &ObjectKey, object: &ExternalSecret, options: &Options) -> StoreVerdict {
+        let stores = object.store_refs().map(|reference| StoreKey::referred(&key.namespace, reference));
+        self.verdict(&key.namespace, stores, options)
+    }
+
+    /// Whether stores can be used from a namespace.
+    pub fn verdict(&self, namespace: &Arc<str>, stores: impl Iterator<Item = StoreKey>, options: &Options) -> StoreVerdict {
         let inner = self.lock();
         let (mut foreign, mut ours, mut why) = (Vec::new(), 0, None);
-        for reference in object.store_refs() {
-            let store = StoreKey::referred(&key.namespace, reference);
+        for store in stores {
             let Some(entry) = inner.stores.get(&store) else {
                 ours += 1;
                 why = why.or_else(|| Some(missing_store(&store, options)));
@@ -177,11 +198,10 @@ impl State {
                 continue;
             }
             ours += 1;
-            let labels = inner.namespaces.get(&key.namespace);
-            if store.namespace.is_none() && !admits(&entry.view.spec.conditions, &key.namespace, labels) {
-                why = why.or_else(|| {
-                    Some(format!("{store} does not admit namespace {}: its spec.conditions name others", key.namespace))
-                });
+            let labels = inner.namespaces.get(namespace);
+            if store.namespace.is_none() && !admits(&entry.view.spec.conditions, namespace, labels) {
+                why = why
+                    .or_else(|| Some(format!("{store} does not admit namespace {namespace}: its spec.conditions name others")));
             }
         }
         match (foreign.first(), ours) {
@@ -221,8 +241,9 @@ impl State {
                 spec: false,
                 limits: (b.view.limits, &b.view.wrong_limits) != (entry.view.limits, &entry.view.wrong_limits),
                 ready: entry.is_ready() && !b.is_ready(),
+                labels: b.labels != entry.labels,
             },
-            Some(_) | None => StoreNews { spec: true, limits: true, ready: false },
+            Some(_) | None => StoreNews { spec: true, limits: true, ready: false, labels: true },
         }
     }
 
@@ -247,6 +268,19 @@ impl State {
             .filter(|k| !failed || inner.objects.get(k).and_then(|o| o.memo.as_ref()).is_some_and(|m| m.ready != Some(true)))
             .cloned()
             .collect()
+    }
+
+    /// Stores of a kind that carry labels: those of a namespace, or of the cluster.
+    pub fn stores_with(&self, namespace: Option<&str>, has: impl Fn(&BTreeMap<String, String>) -> bool) -> Vec<StoreKey> {
+        let inner = self.lock();
+        let mut keys: Vec<StoreKey> = inner
+            .stores
+            .iter()
+            .filter(|(key, entry)| key.namespace.as_deref() == namespace && has(&entry.labels))
+            .map(|(key, _)| key.clone())
+            .collect();
+        keys.sort();
+        keys
     }
 
     /// Stores with the namespaces of their users.
@@ -319,18 +353,40 @@ impl State {
         self.lock().namespaces.keys().map(ToString::to_string).collect()
     }
 
-    /// Labels of a namespace, for the conditions of cluster stores; answers the objects in it if they changed.
-    pub fn namespace_seen(&self, name: &str, labels: Option<BTreeMap<String, String>>) -> Vec<ObjectKey> {
+    /// All namespaces with their labels.
+    pub fn namespaces(&self) -> BTreeMap<Arc<str>, BTreeMap<String, String>> {
+        self.lock().namespaces.iter().map(|(name, labels)| (name.clone(), labels.clone())).collect()
+    }
+
+    /// The objects that have this owner, and those of this name that have not.
+    pub fn made_by(&self, owner: &str, name: &str) -> Vec<Existing> {
+        let inner = self.lock();
+        let candidates = inner.objects.iter().filter(|(key, kept)| *key.name == *name || kept.owner() == Some(owner));
+        let existing = |key: &ObjectKey, kept: &Kept| {
+            let object = kept.object()?;
+            Some(Existing {
+                key: key.clone(),
+                uid: kept.uid().to_owned(),
+                owner: kept.owner().map(str::to_owned),
+                fingerprint: object.metadata.annotations.as_ref().and_then(|a| a.get(fan_out::cache::ANNOTATION)).cloned(),
+                spec: serde_json::to_value(&object.spec).unwrap_or_default(),
+            })
+        };
+        candidates.filter_map(|(key, kept)| existing(key, kept)).collect()
+    }
+
+    /// Labels of a namespace, for the conditions of cluster stores; answers whether they changed, and for which objects that counts.
+    pub fn namespace_seen(&self, name: &str, labels: Option<BTreeMap<String, String>>) -> (bool, Vec<ObjectKey>) {
         let mut inner = self.lock();
         let before = match &labels {
             Some(labels) => inner.namespaces.insert(name.into(), labels.clone()),
             None => inner.namespaces.remove(name),
         };
         if before == labels {
-            return Vec::new();
+            return (false, Vec::new());
         }
         let clustered = inner.by_store.iter().filter(|(store, _)| store.namespace.is_none()).flat_map(|(_, users)| users);
-        clustered.filter(|k| *k.namespace == *name).cloned().collect()
+        (true, clustered.filter(|k| *k.namespace == *name).cloned().collect())
     }
 
     /// Every object with its memo, for the metrics.

@@ -60,7 +60,7 @@ impl Error {
     }
 
     /// The same error in other words.
-    #[cfg(feature = "vault")]
+    #[cfg(feature = "remote-generators")]
     pub(crate) fn map_text(self, change: impl Fn(String) -> String) -> Self {
         match self {
             Self::NotFound(text) => Self::NotFound(change(text)),

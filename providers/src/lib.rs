@@ -22,6 +22,7 @@ mod fake;
 mod find;
 #[cfg(feature = "gcp")]
 mod gcp;
+pub mod generator;
 #[cfg(feature = "http")]
 #[cfg_attr(
     not(any(feature = "aws", feature = "azure", feature = "gcp")),

@@ -46,7 +46,13 @@ impl Endpoints {
     /// this API (`AWS_SSM_ENDPOINT`), which go first; and those that Google's read (`CLOUDSDK_API_ENDPOINT_OVERRIDES_STS`,
     /// `GCE_METADATA_HOST`) and Azure's (`AZURE_AUTHORITY_HOST`, and those of its workload identity). `variable` reads one.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
-        let services = [("secretsmanager", "SECRETS_MANAGER", "SECRETSMANAGER"), ("ssm", "SSM", "SSM"), ("sts", "STS", "STS")];
+        let services = [
+            ("ecr", "ECR", "ECR"),
+            ("ecr-public", "ECR_PUBLIC", "ECR_PUBLIC"),
+            ("secretsmanager", "SECRETS_MANAGER", "SECRETSMANAGER"),
+            ("ssm", "SSM", "SSM"),
+            ("sts", "STS", "STS"),
+        ];
         let url = |(name, sdk, other): (&str, &str, &str)| {
             let names = [format!("AWS_{other}_ENDPOINT"), format!("AWS_ENDPOINT_URL_{sdk}"), "AWS_ENDPOINT_URL".to_owned()];
             let found = names.iter().find_map(|name| variable(name).filter(|url| !url.is_empty()))?;
@@ -125,6 +131,19 @@ pub fn the_one(spec: &BTreeMap<String, Value>) -> Result<(&str, &Value)> {
         (Some((a, _)), Some((b, _))) => {
             Err(Error::invalid("spec.provider", format!("names {a} and {b}; a store has exactly one provider")))
         }
+    }
+}
+
+/// What is wrong with `spec.provider`, as far as can be said without anything that it refers to.
+pub fn problems(spec: &BTreeMap<String, Value>) -> Vec<String> {
+    match the_one(spec) {
+        Err(error) => vec![error.to_string()],
+        #[cfg(feature = "webhook")]
+        Ok((name @ "webhook", value)) => match parse(name, value) {
+            Ok(webhook) => crate::webhook::problems("spec.provider.webhook", &webhook),
+            Err(error) => vec![error.to_string()],
+        },
+        Ok(_) => Vec::new(),
     }
 }
 

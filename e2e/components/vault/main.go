@@ -25,6 +25,8 @@ import (
 	"github.com/hashicorp/vault/builtin/credential/cert"
 	"github.com/hashicorp/vault/builtin/credential/ldap"
 	"github.com/hashicorp/vault/builtin/credential/userpass"
+	"github.com/hashicorp/vault/builtin/logical/database"
+	"github.com/hashicorp/vault/builtin/logical/pki"
 	"github.com/hashicorp/vault/helper/namespace"
 	vaulthttp "github.com/hashicorp/vault/http"
 	"github.com/hashicorp/vault/internalshared/configutil"
@@ -46,7 +48,7 @@ func main() {
 	logger := hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: os.Stderr})
 	storage, err := inmem.NewInmem(nil, logger)
 	must(err)
-	engines := map[string]logical.Factory{"kv": kv.Factory}
+	engines := map[string]logical.Factory{"database": database.Factory, "kv": kv.Factory, "pki": pki.Factory}
 	methods := map[string]logical.Factory{
 		"approle": approle.Factory, "aws": authaws.Factory, "cert": cert.Factory, "gcp": authgcp.Factory, "jwt": authjwt.Factory,
 		"kubernetes": authkube.Factory, "ldap": ldap.Factory, "userpass": userpass.Factory,

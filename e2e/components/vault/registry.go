@@ -4,18 +4,29 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/hashicorp/vault/plugins/database/postgresql"
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
 // registry tells Vault's plugin catalogue which plugins are built in; a mount panics without one.
-type registry map[consts.PluginType]map[string]logical.Factory
+type registry map[consts.PluginType]map[string]func() (any, error)
 
 func newRegistry(engines, methods map[string]logical.Factory) registry {
-	return registry{consts.PluginTypeSecrets: engines, consts.PluginTypeCredential: methods}
+	made := func(factories map[string]logical.Factory) map[string]func() (any, error) {
+		all := map[string]func() (any, error){}
+		for name, factory := range factories {
+			all[name] = func() (any, error) { return factory, nil }
+		}
+		return all
+	}
+	databases := map[string]func() (any, error){"postgresql-database-plugin": postgresql.New}
+	return registry{
+		consts.PluginTypeSecrets: made(engines), consts.PluginTypeCredential: made(methods), consts.PluginTypeDatabase: databases,
+	}
 }
 
-func (r registry) find(name string, kind consts.PluginType) (logical.Factory, bool) {
+func (r registry) Get(name string, kind consts.PluginType) (func() (any, error), bool) {
 	if kind != consts.PluginTypeUnknown {
 		factory, ok := r[kind][name]
 		return factory, ok
@@ -28,13 +39,8 @@ func (r registry) find(name string, kind consts.PluginType) (logical.Factory, bo
 	return nil, false
 }
 
-func (r registry) Get(name string, kind consts.PluginType) (func() (any, error), bool) {
-	factory, ok := r.find(name, kind)
-	return func() (any, error) { return factory, nil }, ok
-}
-
 func (r registry) Contains(name string, kind consts.PluginType) bool {
-	_, ok := r.find(name, kind)
+	_, ok := r.Get(name, kind)
 	return ok
 }
 

@@ -171,6 +171,11 @@ async fn jwt_auth_takes_a_service_accounts_token_for_an_audience_or_one_in_a_sec
     let token = json!({"serviceAccountRef": {"name": "app"}, "audiences": ["vault"], "expirationSeconds": 600});
     let auth = json!({"jwt": {"path": mount, "role": "app", "kubernetesServiceAccountToken": token}});
     one_login_serves_all(&case, auth, &format!("auth/{mount}/login")).await;
+    let right = harness::token_for(&case.client, &case.name, "app", &["vault"]).await;
+    case.apply_secret("right", &[("jwt", &right)]).await;
+    let auth = json!({"jwt": {"path": mount, "role": "app", "secretRef": {"name": "right", "key": "jwt"}}});
+    case.apply_store("right", case.vault_at(&vault.url, auth)).await;
+    case.store_is("right", "True", "Valid", "").await;
     // A token for another audience is refused by Vault, and the message says where.
     let wrong = harness::service_account_token(&case.client, &case.name, "app").await;
     case.apply_secret("jwt", &[("jwt", &wrong)]).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lockstep_e2e::aws::{Aws, Fault, Key, REGION, Role};
+use lockstep_e2e::faults::Fault::Answer;
 use lockstep_e2e::harness::{aws, eventually, secret};
 use serde_json::{Value, json};
 
@@ -110,9 +111,30 @@ async fn parameter_store_serves_values_versions_and_paths() {
     on.aws.put_parameter(&app, "CANARY-1").await;
     on.aws.put_parameter(&app, "CANARY-2").await;
     on.case.apply_store("ssm", on.spec("ParameterStore", json!({}))).await;
-    let entries = json!([entry("new", json!({"key": app})), entry("old", json!({"key": app, "version": "1"}))]);
+    let labelled = json!({"Name": app, "ParameterVersion": 1, "Labels": ["prod"]});
+    on.aws.admin("AmazonSSM.LabelParameterVersion", labelled).await;
+    let plain = format!("{}-plain", on.case.name);
+    on.aws.put_parameter(&plain, "CANARY-plain").await;
+    let entries = json!([
+        entry("new", json!({"key": app})),
+        entry("old", json!({"key": app, "version": "1"})),
+        entry("labelled", json!({"key": app, "version": "prod"})),
+        entry("plain", json!({"key": plain})),
+    ]);
     on.object("app", "ssm", entries).await;
-    on.case.secret_is("app", &[("new", "CANARY-2"), ("old", "CANARY-1")]).await;
+    let expected = [("new", "CANARY-2"), ("old", "CANARY-1"), ("labelled", "CANARY-1"), ("plain", "CANARY-plain")];
+    on.case.secret_is("app", &expected).await;
+    on.object("unlabelled", "ssm", json!([entry("x", json!({"key": app, "version": "staging"}))])).await;
+    on.case.failed("unlabelled", "not found").await;
+    // A prefix stands before every key.
+    on.case.apply_store("below", on.spec("ParameterStore", json!({"prefix": format!("/{}/", on.case.name)}))).await;
+    on.object(
+        "below",
+        "below",
+        json!([entry("new", json!({"key": "app"})), entry("old", json!({"key": "app", "version": "1"}))]),
+    )
+    .await;
+    on.case.secret_is("below", &[("new", "CANARY-2"), ("old", "CANARY-1")]).await;
     on.object("gone", "ssm", json!([entry("x", json!({"key": format!("{app}/nowhere")}))])).await;
     on.case.failed("gone", "AWS has no parameter").await;
     on.object("denied", "ssm", json!([entry("x", json!({"key": "/somebody/elses"}))])).await;
@@ -309,6 +331,32 @@ async fn the_operators_pod_may_have_a_role_by_pod_identity() {
 }
 
 #[tokio::test]
+async fn a_store_that_says_so_tries_again() {
+    let on = OnAws::new("on-patient").await;
+    for service in ["SecretsManager", "ParameterStore"] {
+        let key = match service {
+            "ParameterStore" => format!("/{}", on.name("app")),
+            _ => on.name("app"),
+        };
+        on.aws.put_secret(&key, "CANARY-v").await;
+        on.aws.put_parameter(&key, "CANARY-v").await;
+        let store = service.to_lowercase();
+        on.case.apply_store(&store, on.spec(service, json!({}))).await;
+        let (faults, name) = (on.aws.faults.clone(), on.case.name.clone());
+        on.case
+            .rides_two_failures_out(&store, json!([entry("x", json!({"key": key}))]), || {
+                let body = json!({"__type": "InternalServiceError", "message": "as the test asked"}).to_string();
+                faults.add(2, Answer { status: 503, retry_after: None, body }, move |_, body| {
+                    body.windows(name.len()).any(|window| window == name.as_bytes())
+                });
+            })
+            .await;
+        on.case.delete("patient").await;
+        on.case.delete("before").await;
+    }
+}
+
+#[tokio::test]
 async fn throttling_failures_and_cut_connections_leave_the_secret_alone() {
     let on = OnAws::new("on-faults").await;
     on.aws.put_secret(&on.name("app"), "CANARY-v").await;
@@ -445,6 +493,9 @@ async fn secrets_and_parameters_are_found_by_name_path_and_tags() {
         let tagged = json!({"ResourceType": "Parameter", "ResourceId": parameter, "Tags": tags});
         on.aws.admin("AmazonSSM.AddTagsToResource", tagged).await;
     }
+    // What lies beside the path.
+    on.aws.put_secret(&format!("{}-other/db/a", on.case.name), "CANARY-other").await;
+    on.aws.put_parameter(&format!("/{}-other/db/a", on.case.name), "CANARY-other").await;
     on.case.apply_store("sm", on.spec("SecretsManager", json!({}))).await;
     on.case.apply_store("ssm", on.spec("ParameterStore", json!({}))).await;
     let last = json!([{"regexp": {"source": ".*/", "target": ""}}]);

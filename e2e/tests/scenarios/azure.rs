@@ -1,6 +1,7 @@
 //! Azure Key Vault: every kind of identity, what is read, and what errors look like.
 
 use lockstep_e2e::azure::{Application, Azure};
+use lockstep_e2e::faults::Fault;
 use lockstep_e2e::harness::azure;
 use lockstep_e2e::rsa::Rsa;
 use lockstep_providers::{Deleted, Fetched, Payload, Push, Pushed, SecretBytes, Source, Target, Want};
@@ -19,7 +20,10 @@ struct OnAzure {
 
 impl OnAzure {
     async fn new(topic: &str) -> Self {
-        let case = Case::new(topic).await;
+        Self::of(Case::new(topic).await)
+    }
+
+    fn of(case: Case) -> Self {
         let client = format!("app-{}", case.name);
         let on = Self { case, azure: azure(), client };
         let application = Application { secrets: vec!["CANARY-client-secret".into()], ..Application::default() };
@@ -76,9 +80,12 @@ async fn key_vault_serves_secrets_keys_and_certificates() {
         r#"{"user": "CANARY-new"}"#,
         json!({"tags": {"team": "a", "json": "{\"deep\": \"b\"}"}, "attributes": {"exp": 1_900_000_000}}),
     );
-    let key = json!({"key": {"kty": "RSA", "n": "AQAB", "e": "AQAB", "key_ops": ["verify"]}});
-    on.azure.put_object(&on.case.name, "keys", "signing", key);
-    on.azure.put_object(&on.case.name, "certificates", "web", json!({"cer": "Q0FOQVJZLWRlcg=="}));
+    let key = |n: &str| json!({"key": {"kty": "RSA", "n": n, "e": "AQAB", "key_ops": ["verify"]}, "tags": {"team": "k"}});
+    let old_key = on.azure.put_object(&on.case.name, "keys", "signing", key("AQAB"));
+    on.azure.put_object(&on.case.name, "keys", "signing", key("AQAC"));
+    let certificate = |cer: &str| json!({"cer": cer, "tags": {"team": "c"}});
+    let old_certificate = on.azure.put_object(&on.case.name, "certificates", "web", certificate("Q0FOQVJZLW9sZA=="));
+    on.azure.put_object(&on.case.name, "certificates", "web", certificate("Q0FOQVJZLWRlcg=="));
     on.credentials(&on.client, "CANARY-client-secret").await;
     on.store("kv", on.secret_auth()).await;
     on.case.store_is("kv", "True", "Valid", "store validated").await;
@@ -89,7 +96,12 @@ async fn key_vault_serves_secrets_keys_and_certificates() {
         entry("deep", json!({"key": "app", "metadataPolicy": "Fetch", "property": "json.deep"})),
         entry("ends", json!({"key": "app", "metadataPolicy": "Fetch", "property": "attribute.expires"})),
         entry("kind", json!({"key": "key/signing", "property": "kty"})),
+        entry("n", json!({"key": "key/signing", "property": "n"})),
+        entry("old-n", json!({"key": "key/signing", "property": "n", "version": old_key})),
+        entry("key-team", json!({"key": "key/signing", "metadataPolicy": "Fetch", "property": "team"})),
         entry("cer", json!({"key": "cert/web"})),
+        entry("old-cer", json!({"key": "cert/web", "version": old_certificate})),
+        entry("cert-team", json!({"key": "cert/web", "metadataPolicy": "Fetch", "property": "team"})),
     ]);
     on.object("app", "kv", entries).await;
     let expected = [
@@ -99,7 +111,12 @@ async fn key_vault_serves_secrets_keys_and_certificates() {
         ("deep", "b"),
         ("ends", "2030-03-17T17:46:40Z"),
         ("kind", "RSA"),
+        ("n", "AQAC"),
+        ("old-n", "AQAB"),
+        ("key-team", "k"),
         ("cer", "CANARY-der"),
+        ("old-cer", "CANARY-old"),
+        ("cert-team", "c"),
     ];
     on.case.secret_is("app", &expected).await;
 
@@ -119,6 +136,58 @@ async fn key_vault_serves_secrets_keys_and_certificates() {
     on.object("denied", "kv", json!([entry("x", json!({"key": "other"}))])).await;
     on.case.failed("denied", "Forbidden/ForbiddenByRbac").await;
     on.case.failed("denied", "Key Vault Secrets User").await;
+}
+
+#[tokio::test]
+async fn a_store_that_says_so_tries_again() {
+    let on = OnAzure::new("az-patient").await;
+    on.put("app", "CANARY-v", json!({}));
+    on.credentials(&on.client, "CANARY-client-secret").await;
+    on.store("kv", on.secret_auth()).await;
+    let host = format!("{}.vault.azure.net", on.case.name);
+    on.case
+        .rides_two_failures_out("kv", json!([entry("x", json!({"key": "app"}))]), || {
+            let body = json!({"error": {"code": "ServiceUnavailable", "message": "as the test asked"}}).to_string();
+            let failing = Fault::Answer { status: 503, retry_after: None, body };
+            on.azure.faults.add(2, failing, move |parts, _| {
+                let to = parts.headers.get("host").and_then(|h| h.to_str().ok()).unwrap_or_default();
+                to.starts_with(&host) && parts.headers.contains_key("authorization")
+            });
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn each_environment_has_vaults_of_its_own() {
+    let on = OnAzure::of(Case::with_own_class("az-cloud").await);
+    let operator = on.case.own_operator("a", &["--resolve", "*.vault.stack.example=127.0.0.1"]);
+    on.credentials(&on.client, "CANARY-client-secret").await;
+    let spec = |url: &str, environment: &str, cloud: Value| {
+        let mut spec = json!({"vaultUrl": url, "environmentType": environment});
+        for part in [on.secret_auth(), cloud] {
+            spec.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
+        }
+        json!({"azurekv": spec})
+    };
+    let of_azure = on.azure.vault(&on.case.name);
+    for (name, environment, needle) in [
+        ("government", "USGovernmentCloud", "is no vault of USGovernmentCloud, whose names end in .vault.usgovcloudapi.net"),
+        ("china", "ChinaCloud", "is no vault of ChinaCloud, whose names end in .vault.azure.cn"),
+        ("german", "GermanCloud", "was closed in 2021"),
+        ("stackless", "AzureStackCloud", "needs it: name its activeDirectoryEndpoint"),
+    ] {
+        on.case.apply_store(name, spec(&of_azure, environment, json!({}))).await;
+        on.case.store_is(name, "False", "InvalidProviderConfig", needle).await;
+    }
+    // A cloud of one's own has vaults of any name.
+    on.put("app", "CANARY-stack", json!({}));
+    on.azure.challenge(&on.case.name, "https://vault.stack.example");
+    let url = of_azure.replace(".vault.azure.net", ".vault.stack.example");
+    let cloud = json!({"customCloudConfig": {"activeDirectoryEndpoint": on.azure.entra()}});
+    on.case.apply_store("stack", spec(&url, "AzureStackCloud", cloud)).await;
+    on.object("app", "stack", json!([entry("x", json!({"key": "app"}))])).await;
+    on.case.secret_is("app", &[("x", "CANARY-stack")]).await;
+    crate::case::stop(operator);
 }
 
 #[tokio::test]

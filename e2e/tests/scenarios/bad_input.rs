@@ -118,13 +118,46 @@ async fn what_the_schema_can_tell_is_refused_at_apply() {
     )
     .await;
     refused(json!({"dataFrom": [{"rewrite": []}]}), "exactly one of extract, find and sourceRef.generatorRef").await;
-    refused(
-        json!({"target": {"creationPolicy": "Merge", "deletionPolicy": "Delete"}}),
-        "deletionPolicy Delete needs creationPolicy Owner",
-    )
-    .await;
+    for policy in ["Orphan", "Merge", "CreateOrMerge", "None"] {
+        let target = json!({"creationPolicy": policy, "deletionPolicy": "Delete"});
+        refused(json!({"target": target}), "deletionPolicy Delete needs creationPolicy Owner").await;
+    }
     refused(json!({"target": {"creationPolicy": "None", "deletionPolicy": "Merge"}}), "no target whose keys could go").await;
     refused(json!({"target": {"deletionPolicy": "Sideways"}}), "Unsupported value").await;
+    refused(
+        json!({"target": {"manifest": {"apiVersion": "v1", "kind": "ConfigMap"}, "immutable": true}}),
+        "immutable is for Secrets, and manifest names another kind",
+    )
+    .await;
+    refused(
+        json!({"target": {"template": {"templateFrom": [{"target": "Data"}]}}}),
+        "at least one of configMap, secret and literal must be set",
+    )
+    .await;
+    refused(
+        json!({"dataFrom": [{"extract": {"key": key}, "rewrite": [{"regexp": {"source": "a", "target": "b"}, "transform": {"template": ""}}]}]}),
+        "at most 1",
+    )
+    .await;
+    for (more, needle) in [
+        (json!({"data": []}), "data and dataTo are empty"),
+        (json!({"secretStoreRefs": []}), "secretStoreRefs is empty; name the stores of data"),
+        (json!({"secretStoreRefs": [{"kind": "SecretStore"}]}), "a store must be named, or labels of stores be given"),
+        (json!({"selector": {"secret": {"name": "s", "selector": {}}}}), "exactly one of name and selector must be set"),
+        (json!({"selector": {"secret": {}}}), "exactly one of name and selector must be set"),
+        (json!({"selector": {"secret": {"name": "s"}, "generatorRef": {"kind": "UUID", "name": "u"}}}), "at most 1"),
+        (
+            json!({"dataTo": [{"storeRef": {"name": "s"}, "remoteKey": "a", "rewrite": [{"transform": {"template": "x"}}]}]}),
+            "nothing to rewrite",
+        ),
+    ] {
+        let mut spec = json!({"secretStoreRefs": [{"name": "vault"}], "selector": {"secret": {"name": "s"}},
+            "data": [{"match": {"remoteRef": {"remoteKey": "r"}}}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let object = json!({"apiVersion": "external-secrets.io/v1alpha1", "kind": "PushSecret", "metadata": {"name": "bad"}, "spec": spec});
+        let error = case.apply(object).await.expect_err(needle).to_string();
+        assert!(error.contains(needle), "{error}");
+    }
     refused(json!({"data": [{"secretKey": "bad key", "remoteRef": {"key": key}}]}), "should match").await;
     let store = |provider: Value| json!({"apiVersion": "external-secrets.io/v1", "kind": "SecretStore", "metadata": {"name": "bad"}, "spec": {"provider": provider}});
     let error = case.apply(store(json!({}))).await.expect_err("no provider").to_string();

@@ -10,6 +10,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use lockstep_crds::conditions::Condition;
 use lockstep_crds::{ClusterSecretStore, ExternalSecret, SecretStore};
+use lockstep_e2e::faults::{Faults, Seen};
 use lockstep_e2e::harness::{self, Harness, eventually};
 use lockstep_e2e::operator::{Operator, OperatorOptions};
 use lockstep_e2e::proxy::Proxy;
@@ -143,6 +144,23 @@ impl Case {
         .unwrap();
     }
 
+    /// Changes a store's spec.
+    pub async fn change_store(&self, name: &str, spec: Value) {
+        let api: Api<SecretStore> = Api::namespaced(self.client.clone(), &self.name);
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&json!({"spec": spec}))).await.unwrap();
+    }
+
+    /// With `retrySettings`, two failures in a row of a store's provider are told to nobody.
+    pub async fn rides_two_failures_out(&self, store: &str, data: Value, fail_twice: impl FnOnce()) {
+        self.change_store(store, json!({"retrySettings": {"maxRetries": 2, "retryInterval": "20ms"}})).await;
+        self.external_secret("before", json!({"secretStoreRef": {"name": store}, "data": data})).await;
+        self.synced("before").await;
+        fail_twice();
+        self.external_secret("patient", json!({"secretStoreRef": {"name": store}, "data": data})).await;
+        self.synced("patient").await;
+        assert_eq!(self.events("patient").await.get("UpdateFailed"), None);
+    }
+
     /// A store on Vault with the root token, named `vault`.
     pub async fn vault_store(&self) {
         let url = self.harness.vault.url.clone();
@@ -154,7 +172,14 @@ impl Case {
         self.apply_store("vault", self.vault_at(url, json!({"tokenSecretRef": {"name": "vault-token", "key": "token"}}))).await;
     }
 
-    /// An ExternalSecret; `spec` is merged over a store reference and an hour's interval.
+    /// A proxy before Vault, whose requests are kept and can go wrong; the URL first.
+    pub fn watched_vault(&self) -> (String, Faults, Seen) {
+        let faults = Faults::default();
+        let seen = faults.seen();
+        (faults.proxy(&self.harness.vault.url, None).unwrap(), faults, seen)
+    }
+
+    /// An ExternalSecret; `spec` is merged over a store reference and an hour's interval, and null takes a field away.
     pub async fn external_secret(&self, name: &str, spec: Value) {
         self.try_external_secret(name, spec).await.unwrap();
     }
@@ -162,6 +187,7 @@ impl Case {
     pub async fn try_external_secret(&self, name: &str, spec: Value) -> kube::Result<()> {
         let mut all = json!({"refreshInterval": "1h", "secretStoreRef": {"name": "vault"}});
         all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        all.as_object_mut().unwrap().retain(|_, value| !value.is_null());
         self.apply(json!({
             "apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret", "metadata": {"name": name}, "spec": all,
         }))
@@ -243,6 +269,22 @@ impl Case {
         panic!("{}/{name} is {last:?}, and not {status} {reason} with {needle:?}", self.name);
     }
 
+    /// The reasons of all events about an ExternalSecret, by their number.
+    pub async fn events(&self, name: &str) -> BTreeMap<String, usize> {
+        self.events_about("ExternalSecret", name).await
+    }
+
+    pub async fn events_about(&self, kind: &str, name: &str) -> BTreeMap<String, usize> {
+        let api: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(self.client.clone(), &self.name);
+        let mut all = BTreeMap::new();
+        for event in api.list(&Default::default()).await.unwrap().items {
+            if event.regarding.is_some_and(|r| r.kind.as_deref() == Some(kind) && r.name.as_deref() == Some(name)) {
+                *all.entry(event.reason.unwrap_or_default()).or_default() += 1;
+            }
+        }
+        all
+    }
+
     pub async fn synced(&self, name: &str) {
         self.ready_is(name, "True", "SecretSynced", "secret synced").await;
     }
@@ -276,12 +318,17 @@ impl Case {
 
     /// Waits until the object's last sync was for the object as it is now.
     pub async fn caught_up(&self, name: &str) {
-        eventually(&format!("{name} is synced as it is"), async || {
+        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
             let object = self.objects().get(name).await.unwrap();
             let current = lockstep::external_secret::plan::synced_version(&object);
-            (object.status?.synced_resource_version == Some(current)).then_some(())
-        })
-        .await;
+            if object.status.and_then(|s| s.synced_resource_version) == Some(current) {
+                return;
+            }
+            let ready = self.ready_of(name).await;
+            assert!(tokio::time::Instant::now() < end, "{name} is not synced as it is: {ready:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
     }
 
     /// A cluster store named after the case.
@@ -298,6 +345,12 @@ impl Case {
         let api: Api<ClusterSecretStore> = Api::all(self.client.clone());
         api.delete(name, &DeleteParams::default()).await.unwrap();
     }
+}
+
+/// Ends an operator as Kubernetes does: its lease is free at once.
+pub fn stop(operator: Operator) {
+    operator.process.signal("TERM");
+    assert!(operator.process.wait_gone(std::time::Duration::from_secs(20)), "the operator ends when it is told to");
 }
 
 impl Drop for Case {

@@ -48,8 +48,9 @@ async fn microsofts_clients_find_in_our_server_what_they_expect() {
     azure().application(TENANT, &client, application);
     let grants =
         ["secrets/", "secrets/app", "secrets/s", "secrets/n", "keys/", "keys/s", "keys/n", "certificates/s", "certificates/n"];
-    let grants = grants.map(|grant| format!("{}/{grant}", case.name));
-    azure().grant(&client, &grants.each_ref().map(String::as_str));
+    let mut grants = grants.map(|grant| format!("{}/{grant}", case.name)).to_vec();
+    grants.push(format!("{}-registry", case.name));
+    azure().grant(&client, &grants.iter().map(String::as_str).collect::<Vec<_>>());
     let file = |name: &str, text: &str| {
         let path = case.harness.folder.path().join(format!("{}.{name}", case.name));
         std::fs::write(&path, text).unwrap();

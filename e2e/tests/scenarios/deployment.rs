@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::case::Case;
 
-/// Renders a kustomization: with kubectl where there is one, else by hand, which knows resources, namespace and the patch.
-fn render(folder: &str) -> Vec<Value> {
+/// Renders a kustomization: with kubectl where there is one, else by hand, which knows resources, namespace and JSON patches.
+pub fn render(folder: &str) -> Vec<Value> {
     let path = harness::root().join(folder);
     let output = Command::new("kubectl").arg("kustomize").arg(&path).output();
     match output {
@@ -39,17 +39,23 @@ fn by_hand(path: &std::path::Path) -> Vec<Value> {
                 subject["namespace"] = namespace.clone();
             }
         }
-        if object["kind"] == "Deployment" && kustomization.get("patches").is_some() {
-            let args = &mut object["spec"]["template"]["spec"]["containers"][0]["args"];
-            args.as_array_mut().unwrap().push(json!("--namespace=team-a"));
+    }
+    for patch in kustomization.get("patches").and_then(Value::as_array).into_iter().flatten() {
+        let fits =
+            |object: &Value| object["kind"] == patch["target"]["kind"] && object["metadata"]["name"] == patch["target"]["name"];
+        let steps: json_patch::Patch = serde_saphyr::from_str(patch["patch"].as_str().unwrap()).unwrap();
+        let mut patched = 0;
+        for object in all.iter_mut().filter(|object| fits(object)) {
+            json_patch::patch(object, &steps).unwrap();
+            patched += 1;
         }
+        assert_eq!(patched, 1, "{patch}");
     }
     all
 }
 
 /// The pod that a Deployment would make is admitted: there is no kubelet here, so that is asked for directly.
-async fn pod_is_admitted(case: &Case, namespace: &str) -> Deployment {
-    let deployment: Deployment = Api::namespaced(case.client.clone(), namespace).get("lockstep").await.unwrap();
+async fn pod_is_admitted(case: &Case, namespace: &str, deployment: &Deployment) {
     let template = deployment.spec.clone().unwrap().template;
     let pod: Pod =
         serde_json::from_value(json!({"metadata": {"name": "probe", "labels": {"app": "probe"}}, "spec": template.spec}))
@@ -60,7 +66,10 @@ async fn pod_is_admitted(case: &Case, namespace: &str) -> Deployment {
     root.spec.as_mut().unwrap().security_context = None;
     let refused = pods.create(&PostParams { dry_run: true, ..PostParams::default() }, &root).await;
     assert!(refused.is_err_and(|e| e.to_string().contains("PodSecurity")), "the namespace does enforce the standard");
-    deployment
+}
+
+async fn deployed(case: &Case, namespace: &str) -> Deployment {
+    Api::namespaced(case.client.clone(), namespace).get("lockstep").await.unwrap()
 }
 
 #[tokio::test]
@@ -79,8 +88,53 @@ async fn the_default_kustomization_is_applied_to_a_restricted_namespace() {
             harness::apply(&case.client, None, object).await.unwrap_or_else(|e| panic!("{name}: {e}"));
         }
     }
-    let deployment = pod_is_admitted(&case, "lockstep-system").await;
+    let deployment = deployed(&case, "lockstep-system").await;
+    pod_is_admitted(&case, "lockstep-system", &deployment).await;
     assert_eq!(deployment.spec.unwrap().replicas, Some(2));
+}
+
+#[tokio::test]
+async fn the_webhook_may_do_what_its_certificate_needs_and_with_cert_manager_nothing() {
+    let case = Case::new("deploywebhook").await;
+    let restricted = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": case.name, "labels": restricted}});
+    harness::apply(&case.client, None, namespace).await.unwrap();
+    let of = |objects: &[Value], kind: &str| -> Vec<Value> {
+        objects.iter().filter(|o| o["kind"] == kind).map(Value::clone).collect()
+    };
+    let dry_run = kube::api::PatchParams { dry_run: true, ..kube::api::PatchParams::apply("e2e").force() };
+    let own = render("config/webhook");
+    let with_cert_manager = render("config/overlays/webhook-cert-manager");
+    for objects in [&own, &with_cert_manager] {
+        for object in objects.iter().filter(|o| !o["apiVersion"].as_str().unwrap().starts_with("cert-manager.io")) {
+            let (api, name) = (harness::api_of(&case.client, None, object), object["metadata"]["name"].as_str().unwrap());
+            let strict =
+                kube::api::PatchParams { field_validation: Some(kube::api::ValidationDirective::Strict), ..dry_run.clone() };
+            api.patch(name, &strict, &kube::api::Patch::Apply(object)).await.unwrap_or_else(|error| panic!("{object}: {error}"));
+        }
+        let deployment: Deployment = serde_json::from_value(of(objects, "Deployment").remove(0)).unwrap();
+        pod_is_admitted(&case, &case.name, &deployment).await;
+        let service = &of(objects, "Service")[0];
+        let configuration = &of(objects, "ValidatingWebhookConfiguration")[0];
+        let client = &configuration["webhooks"][0]["clientConfig"]["service"];
+        assert_eq!((&client["name"], &client["namespace"]), (&service["metadata"]["name"], &service["metadata"]["namespace"]));
+        assert_eq!(service["spec"]["selector"], of(objects, "Deployment")[0]["spec"]["template"]["metadata"]["labels"]);
+        assert_eq!(configuration["webhooks"][0]["failurePolicy"], "Ignore");
+    }
+    for kind in ["Role", "ClusterRole"] {
+        let rules = of(&own, kind).remove(0)["rules"].as_array().unwrap().clone();
+        assert!(rules.iter().all(|rule| rule["resourceNames"].as_array().is_some_and(|names| names.len() == 1)), "{rules:?}");
+        assert!(of(&with_cert_manager, kind).is_empty() && of(&with_cert_manager, "Secret").is_empty());
+    }
+    let pod = &of(&with_cert_manager, "Deployment")[0]["spec"]["template"]["spec"];
+    let certificate = &of(&with_cert_manager, "Certificate")[0];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    assert_eq!(pod["containers"][0]["args"].as_array().unwrap().last().unwrap(), "--cert-dir=/tls");
+    assert_eq!(pod["volumes"][0]["secret"]["secretName"], certificate["spec"]["secretName"]);
+    let inject = &of(&with_cert_manager, "ValidatingWebhookConfiguration")[0]["metadata"]["annotations"];
+    let (namespace, name) =
+        (certificate["metadata"]["namespace"].as_str().unwrap(), certificate["metadata"]["name"].as_str().unwrap());
+    assert_eq!(inject["cert-manager.io/inject-ca-from"], format!("{namespace}/{name}"));
 }
 
 #[tokio::test]
@@ -105,7 +159,7 @@ async fn the_single_namespace_overlay_gives_no_right_outside_of_it_and_the_opera
         }
         harness::apply(&case.client, None, object).await.unwrap();
     }
-    pod_is_admitted(&case, &case.name).await;
+    pod_is_admitted(&case, &case.name, &deployed(&case, &case.name).await).await;
 
     let token = harness::service_account_token(&case.client, &case.name, "lockstep").await;
     let cluster = &case.harness.control_plane;
@@ -144,99 +198,4 @@ async fn the_samples_are_accepted_as_they_are() {
         count += 1;
     }
     assert_eq!(count, 2);
-}
-
-/// What a store that nobody can reach may say: everything else would be wrong with the sample.
-const UNREACHED: [&str; 13] = [
-    "no way to tell without reading a secret",
-    "could not be reached",
-    "can't be reached",
-    "login failed",
-    "store validated",
-    "AssumeRole",
-    "the operator's own pod has none",
-    "refuses",
-    "UnrecognizedClientException",
-    "does not take the credentials",
-    "the operator's own Google",
-    // What people put in there is no placeholder.
-    "is no JSON key of a Google service account",
-    "is no PEM",
-];
-
-#[tokio::test]
-async fn each_sample_of_a_store_is_taken_as_it_is() {
-    let case = Case::new("stores").await;
-    let mut files: Vec<_> =
-        std::fs::read_dir(harness::root().join("config/samples/stores")).unwrap().map(|f| f.unwrap().path()).collect();
-    files.sort();
-    assert!(files.len() >= 31, "{files:?}");
-    for file in files {
-        let mut stores = Vec::new();
-        for mut object in documents(&std::fs::read_to_string(&file).unwrap()) {
-            if object["kind"] == "ClusterSecretStore" {
-                object["metadata"]["name"] = json!(format!("{}-{}", object["metadata"]["name"].as_str().unwrap(), case.name));
-            }
-            let api = harness::api_of(&case.client, Some(&case.name), &object);
-            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-            // An unknown field is an error, which server-side apply without this would only warn of.
-            let strict = kube::api::PatchParams {
-                field_validation: Some(kube::api::ValidationDirective::Strict),
-                ..kube::api::PatchParams::apply("e2e").force()
-            };
-            let applied = api.patch(&name, &strict, &kube::api::Patch::Apply(&object)).await;
-            applied.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            if object["kind"].as_str().unwrap().ends_with("SecretStore") {
-                stores.push((api, name));
-            }
-        }
-        for (api, name) in stores {
-            // What a store refers to may come after it.
-            let last = std::sync::Mutex::new(String::new());
-            let what = format!("{} is taken", file.display());
-            let taken = harness::eventually(&what, async || {
-                let store = api.get(&name).await.ok()?;
-                let message = store.data.pointer("/status/conditions/0/message")?.as_str()?.to_owned();
-                last.lock().unwrap().clone_from(&message);
-                UNREACHED.iter().any(|words| message.contains(words)).then_some(())
-            });
-            tokio::time::timeout(std::time::Duration::from_secs(30), taken)
-                .await
-                .unwrap_or_else(|_| panic!("{}: {}", file.display(), last.lock().unwrap()));
-            api.delete(&name, &Default::default()).await.unwrap();
-        }
-    }
-}
-
-#[tokio::test]
-async fn each_sample_of_a_feature_becomes_ready() {
-    let case = Case::new("features").await;
-    let mut files: Vec<_> =
-        std::fs::read_dir(harness::root().join("config/samples/features")).unwrap().map(|f| f.unwrap().path()).collect();
-    // The store comes first, though its name does not.
-    files.sort_by_key(|file| (!file.ends_with("store.yaml"), file.clone()));
-    assert!(files.len() >= 9, "{files:?}");
-    let mut names = Vec::new();
-    for file in &files {
-        for object in documents(&std::fs::read_to_string(file).unwrap()) {
-            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-            let api = harness::api_of(&case.client, Some(&case.name), &object);
-            let strict = kube::api::PatchParams {
-                field_validation: Some(kube::api::ValidationDirective::Strict),
-                ..kube::api::PatchParams::apply("e2e").force()
-            };
-            let applied = api.patch(&name, &strict, &kube::api::Patch::Apply(&object)).await;
-            applied.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            if object["kind"] == "ExternalSecret" {
-                names.push(name);
-            }
-        }
-    }
-    for name in &names {
-        case.synced(name).await;
-    }
-    let url = "postgres://ada:not+so+secret%2F1@db.example/app";
-    assert_eq!(case.secret("template-data").await.unwrap()["url"], url);
-    case.secret_is("rewrite", &[("A_TOKEN", "token-of-a"), ("B_TOKEN", "token-of-b")]).await;
-    assert_eq!(case.secret("rewrite-merge").await.unwrap()["user"], "bob");
 }

@@ -85,6 +85,7 @@ async fn secret_manager_serves_values_versions_and_metadata() {
         entry("new", json!({"key": "app", "property": "user"})),
         entry("number", json!({"key": "app", "property": "user", "version": "1"})),
         entry("alias", json!({"key": "app", "property": "user", "version": "first"})),
+        entry("latest", json!({"key": "app", "property": "user", "version": "latest"})),
         entry("team", json!({"key": "app", "metadataPolicy": "Fetch", "property": "labels.team"})),
         entry("owner", json!({"key": "app", "metadataPolicy": "Fetch", "property": "annotations.example.com/owner"})),
         entry("bin", json!({"key": "bin"})),
@@ -94,6 +95,7 @@ async fn secret_manager_serves_values_versions_and_metadata() {
         ("new", "CANARY-new"),
         ("number", "CANARY-old"),
         ("alias", "CANARY-old"),
+        ("latest", "CANARY-new"),
         ("team", "a"),
         ("owner", "b"),
         ("bin", "CANARY\0"),
@@ -109,10 +111,35 @@ async fn secret_manager_serves_values_versions_and_metadata() {
         on.object(name, "sm", json!([entry("x", remote)])).await;
         on.case.failed(name, needle).await;
     }
+    // The store's project wins over the key's own; without one, the key's is meant.
+    let mut elsewhere = on.gcp.account(&on.reader);
+    elsewhere["project_id"] = json!("elsewhere");
+    on.key(&elsewhere).await;
+    on.case.force_sync("app").await;
+    on.case.caught_up("app").await;
+    let auth = json!({"secretRef": {"secretAccessKeySecretRef": {"name": "google", "key": "key.json"}}});
+    on.case.apply_store("keys", json!({"gcpsm": {"auth": auth}})).await;
+    on.object("keys", "keys", json!([entry("x", json!({"key": "app"}))])).await;
+    on.case.failed("keys", "projects/elsewhere/").await;
     on.gcp.grant(&on.reader, &[&on.secret("app")]);
     on.gcp.put(&on.secret("other"), b"CANARY");
     on.object("denied", "sm", json!([entry("x", json!({"key": "other"}))])).await;
     on.case.failed("denied", "PERMISSION_DENIED: Permission 'secretmanager.versions.access' denied").await;
+}
+
+#[tokio::test]
+async fn a_store_that_says_so_tries_again() {
+    let on = OnGcp::new("gcp-patient").await;
+    on.gcp.put(&on.secret("app"), b"CANARY-v");
+    on.store("sm", json!({})).await;
+    let path = format!("/v1/{}", on.secret("app"));
+    on.case
+        .rides_two_failures_out("sm", json!([entry("x", json!({"key": "app"}))]), || {
+            let body = json!({"error": {"code": 503, "status": "UNAVAILABLE", "message": "as the test asked"}}).to_string();
+            let failing = Fault::Answer { status: 503, retry_after: None, body };
+            on.gcp.faults.add(2, failing, move |parts, _| parts.uri.path().starts_with(&path));
+        })
+        .await;
 }
 
 #[tokio::test]

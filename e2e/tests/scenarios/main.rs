@@ -5,6 +5,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod admission;
 mod auth;
 mod availability;
 mod aws;
@@ -13,16 +14,30 @@ mod bad_input;
 mod case;
 mod clients;
 mod conformance;
+mod contract;
 mod crds;
 mod deployment;
+mod fan_out;
 mod find;
 mod gcp;
+mod generators;
 mod leaks;
+mod leases;
+mod ownership;
 mod policies;
 mod providers;
+mod push;
+mod push_stores;
+mod refresh;
+mod rendering;
+mod samples;
 mod shards;
 mod stores;
 mod sync;
+mod targets;
 mod templates;
 mod templating;
+mod validation;
+mod values;
+mod vault;
 mod webhook;

@@ -2,6 +2,8 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
+use lockstep_e2e::control_plane::ControlPlane;
+use lockstep_e2e::faults::{Fault, Faults};
 use lockstep_e2e::harness;
 use serde_json::{Value, json};
 
@@ -81,6 +83,20 @@ async fn secrets_of_another_namespace_arrive_by_each_kind_of_auth() {
     for name in ["token", "cert", "account", "config"] {
         case.secret_is(name, &[("user", "CANARY-u"), ("deep", "CANARY-d"), ("owner", "team-a")]).await;
     }
+    // Another service account may not, though the operator might.
+    case.apply(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "stranger"}})).await.unwrap();
+    let stranger = harness::service_account_token(&case.client, &case.name, "stranger").await;
+    let config = lockstep_e2e::control_plane::kubeconfig(&cluster.url, &cluster.ca, &format!("token: {stranger}"));
+    case.apply_secret("stranger", &[("config", &config)]).await;
+    for (name, auth) in [
+        ("other-account", json!({"auth": {"serviceAccount": {"name": "stranger"}}})),
+        ("other-config", json!({"authRef": {"name": "stranger", "key": "config"}})),
+    ] {
+        case.apply_store(name, spec(auth)).await;
+        let data = json!([{"secretKey": "user", "remoteRef": {"key": "app", "property": "user"}}]);
+        case.external_secret(name, json!({"secretStoreRef": {"name": name}, "data": data})).await;
+        case.failed(name, "a Role must allow get on secrets there").await;
+    }
     let find = json!({"find": {"tags": {"owner": "team-a"}}, "rewrite": [{"transform": {"template": "found-{{ .value }}"}}]});
     case.external_secret("found", json!({"secretStoreRef": {"name": "token"}, "dataFrom": [find]})).await;
     case.synced("found").await;
@@ -91,6 +107,61 @@ async fn secrets_of_another_namespace_arrive_by_each_kind_of_auth() {
     case.store_is("nobody", "False", "InvalidProviderConfig", "names no identity").await;
     let secrets: Api<Secret> = Api::namespaced(case.client.clone(), &case.name);
     assert!(secrets.get_opt("program").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_store_that_says_so_tries_again() {
+    let case = Case::new("k8s-patient").await;
+    case.apply_secret("app", &[("user", "CANARY-u")]).await;
+    account(&case, &case.name, &["get", "list"]).await;
+    let token = harness::service_account_token(&case.client, &case.name, "reader").await;
+    case.apply_secret("reader", &[("token", &token)]).await;
+    let (faults, cluster) = (Faults::default(), &case.harness.control_plane);
+    let url = faults.proxy(&cluster.url, Some(cluster.ca.as_bytes())).unwrap();
+    let auth = json!({"token": {"bearerToken": {"name": "reader", "key": "token"}}});
+    let server = json!({"url": url, "caBundle": ca_bundle(&case)});
+    case.apply_store("there", json!({"kubernetes": {"server": server, "auth": auth, "remoteNamespace": case.name}})).await;
+    let data = json!([{"secretKey": "user", "remoteRef": {"key": "app", "property": "user"}}]);
+    case.rides_two_failures_out("there", data, || {
+        let body =
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "ServiceUnavailable", "code": 503});
+        let failing = Fault::Answer { status: 503, retry_after: None, body: body.to_string() };
+        faults.add(2, failing, |parts, _| parts.uri.path().ends_with("/secrets/app"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn secrets_of_another_cluster_arrive() {
+    let case = Case::new("cluster2").await;
+    let folder = case.harness.folder.path().join("another-cluster");
+    let started = tokio::task::spawn_blocking(move || ControlPlane::start(&folder, &|text| eprintln!("{text}")));
+    let there = started.await.unwrap().unwrap();
+    let client = harness::client(&there.kubeconfig).await;
+    harness::create_namespace(&client, "shop").await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader", "namespace": "shop"}});
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "read", "namespace": "shop"},
+        "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list"]}]});
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "read", "namespace": "shop"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "read"},
+        "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "shop"}]});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "app", "namespace": "shop"}, "stringData": {"user": "CANARY-there"}});
+    for object in [account, role, binding, secret] {
+        harness::apply(&client, None, object).await.unwrap();
+    }
+    let token = harness::service_account_token(&client, "shop", "reader").await;
+    case.apply_secret("there", &[("token", &token), ("ca.crt", &there.ca)]).await;
+    let ca = json!({"type": "Secret", "name": "there", "key": "ca.crt"});
+    let auth = json!({"token": {"bearerToken": {"name": "there", "key": "token"}}});
+    let spec = |server: Value| json!({"kubernetes": {"server": server, "auth": auth, "remoteNamespace": "shop"}});
+    case.apply_store("there", spec(json!({"url": there.url, "caProvider": ca}))).await;
+    case.store_is("there", "True", "Valid", "").await;
+    let data = json!([{"secretKey": "user", "remoteRef": {"key": "app", "property": "user"}}]);
+    case.external_secret("app", json!({"secretStoreRef": {"name": "there"}, "data": data})).await;
+    case.secret_is("app", &[("user", "CANARY-there")]).await;
+    // This cluster does not know that token.
+    case.apply_store("here", spec(json!({"url": case.harness.control_plane.url, "caBundle": ca_bundle(&case)}))).await;
+    case.store_is("here", "False", "InvalidProviderConfig", "code 401").await;
 }
 
 #[tokio::test]

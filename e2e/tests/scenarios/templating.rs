@@ -228,10 +228,9 @@ async fn a_bad_template_says_where_it_is_wrong_and_disturbs_nobody() {
         (json!({"literal": "a: b", "target": "spec.x"}), "templateFrom[0].target is none of Data, Labels and Annotations"),
         (json!({"literal": "a: '!'", "valuesDecodingStrategy": "Base64"}), "entry 1: the value is not Base64"),
         (json!({"secret": {"name": "nobody", "items": [{"key": "k"}]}}), "does not exist; create it"),
-        (json!({}), "names neither configMap nor secret nor literal"),
         (json!({"literal": "no such: {{ .user }}", "target": "Labels"}), "templateFrom[0].literal: entry 1: that is no label"),
         (json!({"literal": "team: 'not {{ .pass }}'", "target": "Labels"}), "templateFrom[0].literal: entry 1: that is no label"),
-        (json!({"secret": {"name": "from-7", "items": [{"key": "k"}]}}), "from-7 is the target itself"),
+        (json!({"secret": {"name": "from-6", "items": [{"key": "k"}]}}), "from-6 is the target itself"),
     ]
     .into_iter()
     .enumerate()

@@ -1,5 +1,10 @@
 //! Webhook stores, and where stores may connect to at all.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use lockstep_e2e::faults::Fault;
+use lockstep_e2e::harness::eventually;
 use lockstep_e2e::http_api::HttpApi;
 use lockstep_e2e::ntlm::NtlmApi;
 use serde_json::{Value, json};
@@ -54,6 +59,93 @@ async fn a_webhook_serves_what_its_templates_ask_for() {
     case.secret_is("app", &[("user", "CANARY-u"), ("pin", r#"{"n":7}"#)]).await;
     credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
     case.synced("app").await;
+}
+
+#[tokio::test]
+async fn a_webhook_sends_the_body_that_its_template_makes_and_takes_what_is_pushed() {
+    let case = Case::new("webhook-body").await;
+    let api = HttpApi::start("CANARY-token").await;
+    api.put("app", json!({"user": "CANARY-u"}));
+    credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
+    let body = r#"{"key": "{{ .remoteRef.key | upper }}", "as": "{{ .api.token }}"}"#;
+    case.apply_store("hook", spec(&api.url, json!({"method": "PUT", "body": body}))).await;
+    case.external_secret("app", json!({"secretStoreRef": {"name": "hook"}, "data": [entry("user", "app", "user")]})).await;
+    case.secret_is("app", &[("user", "CANARY-u")]).await;
+    let asked = api.asked().remove(0);
+    assert_eq!((asked.method.as_str(), asked.body.as_str()), ("PUT", r#"{"key": "APP", "as": "CANARY-token"}"#));
+
+    let url = format!("{}/secrets/{{{{ .remoteRef.remoteKey }}}}", api.url);
+    let push_body = r#"{"value": "{{ index .remoteRef .remoteRef.remoteKey }}"}"#;
+    let store = spec(&api.url, json!({"url": url, "method": "POST", "body": push_body}));
+    case.apply_store("pushes", store).await;
+    case.apply_secret("source", &[("k", "CANARY-pushed")]).await;
+    let push = json!({"secretStoreRefs": [{"name": "pushes"}], "selector": {"secret": {"name": "source"}},
+        "data": [{"match": {"secretKey": "k", "remoteRef": {"remoteKey": "made"}}}]});
+    case.apply(
+        json!({"apiVersion": "external-secrets.io/v1alpha1", "kind": "PushSecret", "metadata": {"name": "push"}, "spec": push}),
+    )
+    .await
+    .unwrap();
+    let pushed =
+        eventually("it is pushed", async || api.asked().into_iter().find(|a| a.key == "made" && a.method == "POST")).await;
+    assert_eq!(pushed.body, r#"{"value": "CANARY-pushed"}"#);
+}
+
+#[tokio::test]
+async fn what_a_webhook_does_not_have_goes_as_the_deletion_policy_says_and_what_it_can_not_say_stays() {
+    let case = Case::new("webhook-gone").await;
+    let api = HttpApi::start("CANARY-token").await;
+    api.put("app", json!({"user": "CANARY-u"}));
+    credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
+    case.apply_store("hook", spec(&api.url, json!({}))).await;
+    let all = [("delete", "Delete"), ("merge", "Merge"), ("retain", "Retain")];
+    for (name, policy) in all {
+        let target = json!({"deletionPolicy": policy});
+        case.external_secret(
+            name,
+            json!({"secretStoreRef": {"name": "hook"}, "target": target, "data": [entry("user", "app", "user")]}),
+        )
+        .await;
+        case.secret_is(name, &[("user", "CANARY-u")]).await;
+    }
+    let failing = Arc::new(AtomicU16::new(0));
+    for status in [500, 403, 410] {
+        let now = failing.clone();
+        let answer = Fault::Answer { status, retry_after: None, body: "{}".into() };
+        api.faults.add(usize::MAX, answer, move |_, _| now.load(Ordering::SeqCst) == status);
+    }
+    for status in [500, 403, 410] {
+        failing.store(status, Ordering::SeqCst);
+        for (name, _) in all {
+            case.force_sync(name).await;
+            case.failed(name, &format!("code {status}")).await;
+            case.secret_is(name, &[("user", "CANARY-u")]).await;
+        }
+    }
+    failing.store(0, Ordering::SeqCst);
+    api.remove("app");
+    for (name, _) in all {
+        case.force_sync(name).await;
+    }
+    case.secret_gone("delete").await;
+    case.ready_is("delete", "True", "SecretDeleted", "").await;
+    case.secret_is("merge", &[]).await;
+    case.failed("retain", "has nothing there (code 404)").await;
+    case.secret_is("retain", &[("user", "CANARY-u")]).await;
+}
+
+#[tokio::test]
+async fn a_store_that_says_so_tries_again() {
+    let case = Case::new("webhook-patient").await;
+    let api = HttpApi::start("CANARY-token").await;
+    api.put("app", json!({"user": "CANARY-u"}));
+    credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
+    case.apply_store("hook", spec(&api.url, json!({}))).await;
+    case.rides_two_failures_out("hook", json!([entry("user", "app", "user")]), || {
+        api.faults.add(2, Fault::Answer { status: 503, retry_after: None, body: "{}".into() }, |_, _| true);
+    })
+    .await;
+    assert_eq!(api.asked().len(), 2, "what failed never came here");
 }
 
 #[tokio::test]

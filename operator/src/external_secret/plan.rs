@@ -3,21 +3,25 @@
 //! Nothing here knows a client or a clock. [`plan`] answers with one of [`Plan`]'s variants; what a refresh reads is laid
 //! out by [`sources`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
 use lockstep_crds::ExternalSecret;
 use lockstep_crds::duration::parse_go;
 use lockstep_crds::external_secret::{
-    CreationPolicy, DeletionPolicy, Find, RefreshPolicy, RemoteRef, Rewrite, SourceRef, StoreRef,
+    CreationPolicy, DeletionPolicy, Find, GeneratorRef, RefreshPolicy, RemoteRef, Rewrite, SourceRef, StoreRef,
 };
+use lockstep_crds::generator::GeneratorKind;
 use sha2::{Digest, Sha256};
 
 use super::Memo;
 use super::target::{self, Seen};
-use super::template;
-use crate::keys::{ObjectKey, StoreKey, stable_hash};
+use super::{manifest, template};
+use crate::keys::{GeneratorKey, ObjectKey, StoreKey, stable_hash};
 use crate::queue::Wake;
 use crate::turns::Turn;
 use crate::windows::Windows;
@@ -36,6 +40,10 @@ pub struct Observed<'a> {
     pub stores: StoreVerdict,
     /// Whether a store of it is read as the namespace that uses it.
     pub referent: bool,
+    /// Whether this operator serves the default class.
+    pub is_default_class: bool,
+    /// Whether something that its generators issued holds no longer.
+    pub lapsed: bool,
     /// Whether this process looks at it for the first time.
     pub first: bool,
     /// Why it is looked at.
@@ -125,10 +133,23 @@ pub struct Due {
     pub turn: Turn,
 }
 
+impl Observed<'_> {
+    /// Whether nothing that the object names says whose it is: then it is the default class'.
+    fn is_nobodys(&self) -> bool {
+        let says = |kind: &str| GeneratorKind::of(kind).is_none_or(GeneratorKind::has_class);
+        !self.is_default_class && is_storeless(self.object) && !self.object.generator_refs().any(|(_, r)| says(&r.kind))
+    }
+}
+
+/// Whether an object reads from no store, so that its generators say whose it is.
+pub fn is_storeless(object: &ExternalSecret) -> bool {
+    object.store_refs().next().is_none()
+}
+
 /// Decides.
 pub fn plan(observed: &Observed<'_>) -> Plan {
     let Observed { object, memo, target, wake, now, .. } = observed;
-    if observed.stores == StoreVerdict::Foreign {
+    if observed.stores == StoreVerdict::Foreign || observed.is_nobodys() {
         return Plan::Ignore;
     }
     if object.metadata.deletion_timestamp.is_some() {
@@ -139,9 +160,11 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
         Err(why) => return Plan::Reject(why),
     };
     if let Some(other) = &observed.claimed_by {
-        let target = object.target_name();
+        let (namespace, target) = (object.metadata.namespace.as_deref().unwrap_or_default(), object.target_name());
         return Plan::Reject(format!(
-            "Secret {target} is the target of ExternalSecret {other} already; give one of the two another spec.target.name"
+            "Secret {namespace}/{target} is the target of ExternalSecret {other} already, and not of {namespace}/{}; give one of the \
+             two another spec.target.name",
+            object.name_any()
         ));
     }
     if let StoreVerdict::Unusable(why) = &observed.stores {
@@ -157,9 +180,15 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     let due = wake.turn && next.is_some_and(|due| due.at <= *now);
     // So does what had failed already when this process came, unless a person changed it meanwhile.
     let old_failure = failed && observed.first && !changed && !wake.turn && !touched;
+    // What has ended is worth nothing, whatever the policy says.
     let refresh = never
+        || observed.lapsed
         || match settings.policy {
-            RefreshPolicy::Periodic => changed || due || failed && !old_failure || wake.store || memo.owed,
+            RefreshPolicy::Periodic => {
+                // A generator's values are not made anew on account of a store.
+                let store = wake.store && object.generator_refs().next().is_none();
+                changed || due || failed && !old_failure || store || wake.source || memo.owed
+            }
             RefreshPolicy::OnChange => changed || memo.owed,
             RefreshPolicy::CreatedOnce => false,
         };
@@ -214,6 +243,11 @@ pub fn settings(object: &ExternalSecret, referent: bool) -> Result<Settings, Str
         target::check_type(type_)?;
     }
     let windows = spec.sync_windows.as_ref().map(Windows::new).transpose()?;
+    let namespace: Arc<str> = object.metadata.namespace.as_deref().unwrap_or_default().into();
+    for (i, generator) in object.generator_refs() {
+        GeneratorKey::referred(&namespace, generator)
+            .map_err(|why| format!("spec.dataFrom[{i}].sourceRef.generatorRef: {why}"))?;
+    }
     Ok(Settings { policy: spec.refresh_policy.unwrap_or_default(), interval, group: group(object, referent), windows })
 }
 
@@ -222,9 +256,15 @@ fn group(object: &ExternalSecret, referent: bool) -> u64 {
     let namespace: Arc<str> = object.metadata.namespace.as_deref().unwrap_or_default().into();
     let sources = sources(object, &namespace).unwrap_or_default();
     let hash = |source: &Source<'_>| {
-        let of = if referent { Some(&*namespace) } else { source.store.namespace.as_deref() };
         let key = source.remote().map_or_else(|| source.describe(), |remote| remote.key.clone());
-        stable_hash(&[of.unwrap_or_default(), &source.store.name, &key])
+        match &source.origin {
+            Origin::Store(store) => {
+                let of = if referent { Some(&*namespace) } else { store.namespace.as_deref() };
+                stable_hash(&[of.unwrap_or_default(), &store.name, &key])
+            }
+            // Nobody shares what it gives.
+            Origin::Generator(_) => stable_hash(&[&namespace, object.metadata.name.as_deref().unwrap_or_default(), &key]),
+        }
     };
     sources.iter().map(hash).min().unwrap_or_default()
 }
@@ -232,32 +272,49 @@ fn group(object: &ExternalSecret, referent: bool) -> u64 {
 /// Names the first field that this version does not serve: better no Secret than another one than asked for.
 fn not_served_yet(object: &ExternalSecret) -> Result<(), String> {
     let spec = &object.spec;
-    let later = |field: &str| {
-        Err(format!("{field} is not served by this version of Lockstep; remove it or keep the other operator for this object"))
-    };
     let generator = |source: &Option<SourceRef>| source.as_ref().is_some_and(|s| s.generator_ref.is_some());
     for (i, entry) in spec.data_from.iter().enumerate() {
-        if generator(&entry.source_ref) {
-            return later(&format!("spec.dataFrom[{i}].sourceRef.generatorRef"));
-        }
-        if entry.extract.is_none() && entry.find.is_none() {
+        if entry.extract.is_none() && entry.find.is_none() && !generator(&entry.source_ref) {
             return Err(format!("spec.dataFrom[{i}] names neither extract nor find nor a generator"));
         }
     }
     if let Some(i) = spec.data.iter().position(|d| generator(&d.source_ref)) {
-        return later(&format!("spec.data[{i}].sourceRef.generatorRef"));
+        return Err(format!(
+            "spec.data[{i}].sourceRef.generatorRef: a generator gives several keys; call it from spec.dataFrom and rename them with rewrite"
+        ));
     }
-    if spec.target.manifest.is_some() {
-        return later("spec.target.manifest");
+    if let Some(manifest) = &spec.target.manifest {
+        manifest::check(manifest)?;
+        if spec.target.immutable == Some(true) {
+            return Err("spec.target.immutable is for Secrets, and spec.target.manifest names another kind".into());
+        }
     }
     Ok(())
 }
 
-/// One entry of `dataFrom` or `data`, with the store that it reads from.
+/// Where the values of an entry come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A store.
+    Store(StoreKey),
+    /// A generator.
+    Generator(GeneratorKey),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Store(key) => key.fmt(f),
+            Self::Generator(key) => key.fmt(f),
+        }
+    }
+}
+
+/// One entry of `dataFrom` or `data`, with where it comes from.
 #[derive(Clone, Debug)]
 pub struct Source<'a> {
-    /// The store.
-    pub store: StoreKey,
+    /// The store or the generator.
+    pub origin: Origin,
     /// What is read there.
     pub ask: Ask<'a>,
     /// What becomes of the keys.
@@ -273,6 +330,8 @@ pub enum Ask<'a> {
     Extract(&'a RemoteRef),
     /// Every remote secret that matches.
     Find(&'a Find),
+    /// Everything that the generator gives, which stands in this entry of `dataFrom`.
+    Generate(usize),
 }
 
 impl Source<'_> {
@@ -280,13 +339,13 @@ impl Source<'_> {
     pub fn remote(&self) -> Option<&RemoteRef> {
         match self.ask {
             Ask::Key(_, remote) | Ask::Extract(remote) => Some(remote),
-            Ask::Find(_) => None,
+            Ask::Find(_) | Ask::Generate(_) => None,
         }
     }
 
     /// The entry in a message: store, key, property, and version.
     pub fn describe(&self) -> String {
-        let mut text = self.store.to_string();
+        let mut text = self.origin.to_string();
         let mut add = |what: &str, value: Option<&str>| {
             if let Some(value) = value.filter(|value| !value.is_empty()) {
                 text.push_str(&format!(", {what} {value}"));
@@ -304,6 +363,7 @@ impl Source<'_> {
                 add("find: name", find.name.as_ref().and_then(|name| name.regexp.as_deref()));
                 add("find: tags", Some(&tags.join(",")));
             }
+            Ask::Generate(_) => {}
         }
         text
     }
@@ -325,23 +385,47 @@ pub fn sources<'a>(object: &'a ExternalSecret, namespace: &Arc<str>) -> Result<V
     };
     let mut all = Vec::with_capacity(object.spec.data_from.len() + object.spec.data.len());
     for (i, entry) in object.spec.data_from.iter().enumerate() {
+        if let Some(generator) = entry.source_ref.as_ref().and_then(|s| s.generator_ref.as_ref()) {
+            let key = GeneratorKey::referred(namespace, generator);
+            let key = key.map_err(|why| format!("spec.dataFrom[{i}].sourceRef.generatorRef: {why}"))?;
+            all.push(Source { origin: Origin::Generator(key), ask: Ask::Generate(i), rewrite: &entry.rewrite });
+            continue;
+        }
         let ask = entry.extract.as_ref().map(Ask::Extract).or_else(|| entry.find.as_ref().map(Ask::Find));
         if let Some(ask) = ask {
-            let store = store(&entry.source_ref, &|| format!("spec.dataFrom[{i}]"))?;
-            all.push(Source { store, ask, rewrite: &entry.rewrite });
+            let origin = Origin::Store(store(&entry.source_ref, &|| format!("spec.dataFrom[{i}]"))?);
+            all.push(Source { origin, ask, rewrite: &entry.rewrite });
         }
     }
     for (i, entry) in object.spec.data.iter().enumerate() {
-        let store = store(&entry.source_ref, &|| format!("spec.data[{i}]"))?;
-        all.push(Source { store, ask: Ask::Key(&entry.secret_key, &entry.remote_ref), rewrite: &[] });
+        let origin = Origin::Store(store(&entry.source_ref, &|| format!("spec.data[{i}]"))?);
+        all.push(Source { origin, ask: Ask::Key(&entry.secret_key, &entry.remote_ref), rewrite: &[] });
     }
     Ok(all)
 }
 
+/// Which of an object's generators an entry of `dataFrom` calls: the same one keeps its name when entries are put before it.
+pub fn slots(object: &ExternalSecret) -> Vec<(usize, String)> {
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let slot = |(i, reference): (usize, &GeneratorRef)| (i, format!("{}/{}", reference.kind, reference.name));
+    let of = object.generator_refs().map(|(i, reference)| {
+        let count = counts.entry((&reference.kind, &reference.name)).or_insert(0);
+        *count += 1;
+        let (i, name) = slot((i, reference));
+        (i, format!("{name}#{count}"))
+    });
+    of.collect()
+}
+
 /// `<generation>-<hash of labels and annotations>`: changes whenever a person changes the object.
 pub fn synced_version(object: &ExternalSecret) -> String {
+    synced_version_of(&object.metadata)
+}
+
+/// The same of any object.
+pub fn synced_version_of(meta: &ObjectMeta) -> String {
     let mut hash = Sha256::new();
-    for (mark, map) in [(b'l', &object.metadata.labels), (b'a', &object.metadata.annotations)] {
+    for (mark, map) in [(b'l', &meta.labels), (b'a', &meta.annotations)] {
         for (k, v) in map.iter().flatten() {
             for part in [k, v] {
                 hash.update([mark]);
@@ -352,7 +436,7 @@ pub fn synced_version(object: &ExternalSecret) -> String {
     }
     let digest = hash.finalize();
     let hex: String = digest[..14].iter().map(|b| format!("{b:02x}")).collect();
-    format!("{}-{hex}", object.metadata.generation.unwrap_or(0))
+    format!("{}-{hex}", meta.generation.unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -409,6 +493,8 @@ mod tests {
             claimed_by: None,
             stores: StoreVerdict::Usable,
             referent: false,
+            is_default_class: true,
+            lapsed: false,
             first: false,
             wake,
             now,
@@ -481,10 +567,14 @@ mod tests {
         for (spec, needle) in [
             (json!({"refreshInterval": "banana"}), "spec.refreshInterval: \"banana\" is no duration"),
             (json!({"target": {"template": {"type": "kubernetes.io/service-account-token"}}}), "service-account-token"),
-            (json!({"target": {"manifest": {"apiVersion": "v1", "kind": "ConfigMap"}}}), "spec.target.manifest"),
+            (json!({"target": {"manifest": {"apiVersion": "v1", "kind": "Secret"}}}), "spec.target.manifest is for other kinds"),
             (
-                json!({"dataFrom": [{"sourceRef": {"generatorRef": {"kind": "UUID", "name": "u"}}}]}),
-                "spec.dataFrom[0].sourceRef.generatorRef",
+                json!({"data": [{"secretKey": "k", "remoteRef": {"key": "k"}, "sourceRef": {"generatorRef": {"kind": "UUID", "name": "u"}}}]}),
+                "spec.data[0].sourceRef.generatorRef: a generator gives several keys",
+            ),
+            (
+                json!({"dataFrom": [{"sourceRef": {"generatorRef": {"kind": "MFA", "name": "u"}}}]}),
+                "spec.dataFrom[0].sourceRef.generatorRef: kind MFA is not served; there are ACRAccessToken,",
             ),
             (
                 json!({"syncWindows": {"kind": "allow", "windows": [{"schedule": "61 * * * *", "duration": "1h"}]}}),
@@ -531,6 +621,8 @@ mod tests {
                 claimed_by: None,
                 stores: StoreVerdict::Usable,
                 referent: false,
+                is_default_class: true,
+                lapsed: false,
                 first: true,
                 wake,
                 now: at(10),

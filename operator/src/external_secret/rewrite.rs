@@ -17,6 +17,22 @@ type Keys = BTreeMap<String, SecretBytes>;
 /// Longest name that a rewrite may give, in bytes.
 const LONGEST: usize = 4096;
 
+/// What is wrong with rewrites that stand in `field`, as far as can be said without keys.
+pub fn problems(field: &str, rewrites: &[Rewrite]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (i, rewrite) in rewrites.iter().enumerate() {
+        let field = format!("{field}.rewrite[{i}]");
+        if let Some(Err(why)) = rewrite.regexp.as_ref().map(|rename| Regexp::new(&rename.source)) {
+            found.push(format!("{field}.regexp.source: {why}"));
+        }
+        let parse = |text: &str| Template::parse("transform", text, &template::options());
+        if let Some(Err(why)) = rewrite.transform.as_ref().map(|transform| parse(&transform.template)) {
+            found.push(format!("{field}.transform.template: {why}"));
+        }
+    }
+    found
+}
+
 /// Applies every rewrite.
 ///
 /// # Errors

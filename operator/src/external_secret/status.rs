@@ -111,6 +111,7 @@ impl Failure {
         let reason = SecretReason::SecretSyncedError;
         match error {
             ApplyError::Refused(message) => Self { reason, category: "target_refused", message, retry: Retry::Backoff },
+            ApplyError::Fixed(message) => Self { reason, category: "target_refused", message, retry: Retry::AtInterval },
             // Nothing tells of a Secret that is not labelled as managed: its coming and going is looked for.
             ApplyError::Missing(message) => {
                 Self { reason: SecretReason::SecretMissing, category: "target_missing", message, retry: Retry::Backoff }
@@ -162,11 +163,11 @@ pub fn report(
             next.succeeded(object, now);
             next.binding = binding.or_else(|| Some(Binding { name: object.target_name().to_owned(), ..Binding::default() }));
             next.versions = versions;
-            let mut message = Cow::from(super::SYNCED);
+            let mut message = Cow::from(super::memo::SYNCED);
             if !missing.is_empty() {
                 message = clip(format!("secret synced without what the provider does not have: {}", missing.join("; "))).into();
             }
-            let target = format!("Secret {}", object.target_name());
+            let target = target_of(object);
             let event = match change {
                 Change::Created => Some((EventReason::Created, format!("{target} created"))),
                 Change::Updated => Some((EventReason::Updated, format!("{target} updated"))),
@@ -193,7 +194,7 @@ pub fn report(
             next.succeeded(object, now);
             next.deleted_by_policy = true;
             let message = "secret deleted because the provider has nothing any more and deletionPolicy is Delete".into();
-            let event = was_there.then(|| (EventReason::Deleted, format!("Secret {} deleted", object.target_name())));
+            let event = was_there.then(|| (EventReason::Deleted, format!("{} deleted", target_of(object))));
             (true, SecretReason::SecretDeleted, message, event, ("deleted", ""))
         }
         Outcome::Failed(Failure { category: "throttled", retry, .. }) if memo.ready == Some(true) && !lacks_target => {
@@ -223,7 +224,7 @@ pub fn report(
         next.since = Some(now);
     }
     next.ready = Some(ready);
-    next.reason = Some(reason);
+    next.reason = Some(if object.spec.target.manifest.is_some() { reason.of_resource() } else { reason });
     next.message = Some(message);
     let requeue = match (ready, next.retry) {
         (false, Some(retry)) => after(retry, object, settings, &next, now),
@@ -231,6 +232,12 @@ pub fn report(
     };
     let patch = patch(object, memo, &mut next, now, heartbeat);
     Report { patch, event, memo: next, requeue, label }
+}
+
+/// The target, for messages.
+fn target_of(object: &ExternalSecret) -> String {
+    let kind = object.spec.target.manifest.as_ref().map_or("Secret", |manifest| manifest.kind.as_str());
+    format!("{kind} {}", object.target_name())
 }
 
 /// The time from `now` to `at`; zero when that is over.
@@ -303,7 +310,8 @@ pub fn rfc3339(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn clip(message: String) -> String {
+/// A message that has its place in a condition.
+pub fn clip(message: String) -> String {
     match message.char_indices().nth(MESSAGE_MAX) {
         Some((at, _)) => format!("{}…", &message[..at]),
         None => message,

@@ -1,6 +1,7 @@
 //! The Secret that is written: what it should be, whose it is, and whether it is what it should be already. Pure; what is
 //! sent is in [`write`].
 
+mod owner;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,8 @@ use super::template::{self, Content, Metadata};
 use crate::hash::PartsHash;
 use crate::keys::ObjectKey;
 
+pub use owner::foreign;
+use owner::{OwnFields, own_fields};
 pub use write::{ApplyError, Change, apply, delete, intact, settle};
 
 /// Field manager of every write but those of the Merge policies, which have one for each object.
@@ -136,10 +139,7 @@ impl Desired {
         let policy = target.creation_policy;
         let names = |map: &BTreeMap<String, String>| map.keys().cloned().collect();
         let rendered = metadata.as_ref().map(|metadata| (names(&metadata.labels), names(&metadata.annotations)));
-        let (mut labels, annotations) = match metadata {
-            Some(Metadata { labels, annotations }) => (labels, annotations),
-            None => copied_metadata(object),
-        };
+        let (mut labels, annotations) = metadata_of(object, metadata);
         let of_template = target.template.as_ref().and_then(|t| t.metadata.as_ref());
         labels.insert(LABEL_MANAGED.into(), "true".into());
         let exact = is_exact(policy);
@@ -288,7 +288,7 @@ impl Desired {
 
     /// The manifest that replaces `existing`, keeping what others put into its metadata.
     fn replacement<'a>(&'a self, existing: &'a Secret) -> Manifest<'a> {
-        let own = own_fields(existing, FIELD_MANAGER);
+        let own = own_fields(&existing.metadata, FIELD_MANAGER);
         let kept = |there: Option<&BTreeMap<String, String>>, own: &BTreeSet<String>, wanted: &BTreeMap<String, String>| {
             let mut all: BTreeMap<String, String> =
                 there.into_iter().flatten().filter(|(k, _)| !own.contains(*k)).map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -362,17 +362,8 @@ fn owned_by(secret: &Secret, uid: &str) -> bool {
     secret.metadata.owner_references.iter().flatten().any(|o| o.uid == uid)
 }
 
-/// Whether a person, and not one of the Merge policies, has labelled a Secret as managed.
-fn handed_over(secret: &Secret) -> bool {
-    let labelled = secret.metadata.labels.as_ref().and_then(|l| l.get(LABEL_MANAGED)).is_some_and(|v| v == "true");
-    let entries = secret.metadata.managed_fields.as_deref().unwrap_or_default();
-    let merging = format!("{FIELD_MANAGER}-");
-    let others = entries.iter().filter_map(|e| e.manager.as_deref()).filter(|m| !m.starts_with(&merging));
-    labelled && (entries.is_empty() || others.into_iter().any(|m| own_fields(secret, m).labels.contains(LABEL_MANAGED)))
-}
-
 /// Whether the policy owns the whole Secret, and not only its own keys.
-fn is_exact(policy: CreationPolicy) -> bool {
+pub fn is_exact(policy: CreationPolicy) -> bool {
     match policy {
         CreationPolicy::Owner | CreationPolicy::Orphan => true,
         CreationPolicy::Merge | CreationPolicy::CreateOrMerge | CreationPolicy::None => false,
@@ -398,6 +389,14 @@ fn copied_metadata(object: &ExternalSecret) -> (BTreeMap<String, String>, BTreeM
     (copy(&object.metadata.labels), copy(&object.metadata.annotations))
 }
 
+/// The labels and annotations of a target: those of its template, else those of the object.
+pub fn metadata_of(object: &ExternalSecret, rendered: Option<Metadata>) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    match rendered {
+        Some(Metadata { labels, annotations }) => (labels, annotations),
+        None => copied_metadata(object),
+    }
+}
+
 /// What this very Secret says, as if templates had just given it.
 fn content_of(existing: &Secret, object: &ExternalSecret, own: &OwnFields, exact: bool) -> Content {
     let mine = |key: &String| exact || own.data.contains(key);
@@ -411,31 +410,7 @@ fn content_of(existing: &Secret, object: &ExternalSecret, own: &OwnFields, exact
         labels: chosen(&existing.metadata.labels, &own.labels),
         annotations: chosen(&existing.metadata.annotations, &own.annotations),
     });
-    Content { data, metadata, volatile: None }
-}
-
-/// What a field manager set on a Secret.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct OwnFields {
-    labels: BTreeSet<String>,
-    annotations: BTreeSet<String>,
-    data: BTreeSet<String>,
-}
-
-/// Reads `managedFields`.
-pub fn own_fields(secret: &Secret, manager: &str) -> OwnFields {
-    let mut own = OwnFields::default();
-    for entry in secret.metadata.managed_fields.iter().flatten().filter(|e| e.manager.as_deref() == Some(manager)) {
-        let Some(fields) = entry.fields_v1.as_ref().map(|f| &f.0) else { continue };
-        let keys = |path: &str| {
-            let map = fields.pointer(path).and_then(Value::as_object);
-            map.into_iter().flatten().filter_map(|(k, _)| k.strip_prefix("f:")).map(str::to_owned).collect::<Vec<_>>()
-        };
-        own.labels.extend(keys("/f:metadata/f:labels"));
-        own.annotations.extend(keys("/f:metadata/f:annotations"));
-        own.data.extend(keys("/f:data"));
-    }
-    own
+    Content { data, metadata, ..Content::default() }
 }
 
 /// What is to be done with the Secret that is there.
@@ -447,60 +422,33 @@ pub enum Verdict {
     Write,
     /// It is somebody else's, or can't be changed.
     Refuse(String),
+    /// It can't be changed, and a watch tells when it goes.
+    Fixed(String),
 }
 
 /// Compares the Secret that is there with the one that should be. `bound_before`: the object has written this very Secret.
 pub fn judge(existing: &Secret, desired: &Desired, bound_before: bool) -> Verdict {
     let name = format!("Secret {}/{}", desired.namespace, desired.name);
     if is_exact(desired.policy)
-        && let Some(refusal) = foreign(existing, desired, &name, bound_before)
+        && let Some(refusal) = foreign(&existing.metadata, &desired.object, &desired.uid, &name, bound_before)
     {
         return Verdict::Refuse(refusal);
     }
     if holds(existing, desired) {
         return Verdict::Keep;
     }
+    // Those with the label are watched.
+    let is_managed = existing.metadata.labels.as_ref().and_then(|l| l.get(LABEL_MANAGED)).is_some_and(|v| v == "true");
+    let refuse = |why| if is_managed { Verdict::Fixed(why) } else { Verdict::Refuse(why) };
     if existing.immutable == Some(true) {
-        return Verdict::Refuse(format!("{name} is immutable and differs; delete it to have it made anew"));
+        return refuse(format!("{name} is immutable and differs; delete it to have it made anew"));
     }
     let there = existing.type_.as_deref().unwrap_or("Opaque");
     match desired.type_.as_deref() {
-        Some(wanted) if wanted != there => Verdict::Refuse(format!(
-            "{name} has type {there}, which can't be changed to {wanted}; delete it to have it made anew"
-        )),
+        Some(wanted) if wanted != there => {
+            refuse(format!("{name} has type {there}, which can't be changed to {wanted}; delete it to have it made anew"))
+        }
         _ => Verdict::Write,
-    }
-}
-
-/// Why a Secret is not this object's to overwrite, if it is not. Ownership goes by UID.
-fn foreign(existing: &Secret, desired: &Desired, name: &str, bound_before: bool) -> Option<String> {
-    let me = &desired.object;
-    if let Some(owner) = existing.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true)) {
-        return match (owner.uid == desired.uid, owner.kind == "ExternalSecret", *owner.name == *me.name) {
-            (true, ..) => None,
-            (false, true, true) => {
-                Some(format!("{name} still belongs to a deleted ExternalSecret {me}; it is made anew once that is collected"))
-            }
-            (false, true, false) => Some(format!(
-                "{name} belongs to ExternalSecret {}/{}, not to {me}; give one of the two another spec.target.name",
-                me.namespace, owner.name
-            )),
-            (false, false, _) => {
-                Some(format!("{name} belongs to {} {}, not to ExternalSecret {me}; name another target", owner.kind, owner.name))
-            }
-        };
-    }
-    let labels = existing.metadata.labels.as_ref();
-    match labels.and_then(|l| l.get(LABEL_CREATED_BY)) {
-        Some(by) if *by == created_by(me) => None,
-        Some(_) => Some(format!(
-            "{name} was made by another ExternalSecret than {me}; remove its label {LABEL_CREATED_BY} to hand it over"
-        )),
-        None if bound_before || handed_over(existing) => None,
-        None => Some(format!(
-            "{name} exists and was not made by ExternalSecret {me}; use creationPolicy Merge to write keys into it, \
-             or label it {LABEL_MANAGED}=true to hand it over"
-        )),
     }
 }
 
@@ -512,12 +460,12 @@ fn holds(existing: &Secret, desired: &Desired) -> bool {
     let data = existing.data.as_ref().unwrap_or(&empty);
     let same = desired.data.iter().all(|(k, v)| data.get(k).is_some_and(|b| b.0 == v.expose()));
     let exact = if is_exact(desired.policy) {
-        let own = own_fields(existing, FIELD_MANAGER);
+        let own = own_fields(&existing.metadata, FIELD_MANAGER);
         data.len() == desired.data.len()
             && own.labels.iter().all(|l| desired.labels.contains_key(l))
             && own.annotations.iter().all(|a| desired.annotations.contains_key(a))
     } else {
-        let own = own_fields(existing, &desired.merge_manager());
+        let own = own_fields(&existing.metadata, &desired.merge_manager());
         own.data.iter().all(|k| desired.data.contains_key(k))
             && own.labels.iter().all(|l| desired.labels.contains_key(l))
             && own.annotations.iter().all(|a| desired.annotations.contains_key(a))

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use aws_lc_rs::pbkdf2;
 
 use gotemplate::{Map, MissingKey, Options, Text, Type, Value};
-use lockstep_crds::ExternalSecret;
 use lockstep_crds::external_secret::{DecodingStrategy, Template, TemplateAs, TemplateFrom, TemplateMergePolicy, TemplateRef};
+use lockstep_crds::{ExternalSecret, PushSecret};
 use lockstep_providers::SecretBytes;
 
 use super::data::{self, MAX_SECRET_BYTES, ValueError};
+use super::manifest::Path;
 use super::status::Failure;
 use crate::context::Context;
 use crate::hash::PartsHash;
@@ -28,6 +29,19 @@ pub struct Content {
     pub metadata: Option<Metadata>,
     /// Hash of all that was rendered, if rendering it again would give something else.
     pub volatile: Option<String>,
+    /// What goes into a target of another kind, in order.
+    pub placed: Vec<Placed>,
+}
+
+/// A part of a target of another kind.
+#[derive(Clone)]
+pub struct Placed {
+    /// Where it goes.
+    pub path: Path,
+    /// Where its template stands, for messages.
+    pub field: String,
+    /// What.
+    pub value: serde_json::Value,
 }
 
 /// What a template gives beside data.
@@ -47,19 +61,25 @@ impl Content {
 }
 
 /// What a template's result becomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Data,
     Labels,
     Annotations,
+    /// Into a target of another kind.
+    Path(Path),
 }
 
 impl Place {
-    fn of(target: Option<&str>, field: &str) -> Result<Self, String> {
-        match target.filter(|target| !target.is_empty()).map(str::to_ascii_lowercase).as_deref() {
+    fn of(target: Option<&str>, field: &str, paths: bool) -> Result<Self, String> {
+        let target = target.filter(|target| !target.is_empty());
+        match target.map(str::to_ascii_lowercase).as_deref() {
             None | Some("data") => Ok(Self::Data),
-            Some("labels") => Ok(Self::Labels),
-            Some("annotations") => Ok(Self::Annotations),
+            Some("labels" | "metadata.labels") => Ok(Self::Labels),
+            Some("annotations" | "metadata.annotations") => Ok(Self::Annotations),
+            Some(_) if paths => {
+                Path::parse(target.unwrap_or_default()).map(Self::Path).map_err(|why| format!("{field}.target: {why}"))
+            }
             Some(_) => Err(format!(
                 "{field}.target is none of Data, Labels and Annotations; a path into the target is for targets of another kind (spec.target.manifest)"
             )),
@@ -83,7 +103,10 @@ pub struct Document {
 /// Whether the template, and not the object, says what labels and annotations the target has.
 pub fn gives_metadata(template: &Template) -> bool {
     template.metadata.is_some()
-        || template.template_from.iter().any(|from| !matches!(Place::of(from.target.as_deref(), ""), Ok(Place::Data)))
+        || template
+            .template_from
+            .iter()
+            .any(|from| matches!(Place::of(from.target.as_deref(), "", true), Ok(Place::Labels | Place::Annotations)))
 }
 
 /// Whether templates are read from ConfigMaps or Secrets.
@@ -101,15 +124,16 @@ pub async fn content(
     key: &ObjectKey,
     object: &ExternalSecret,
     data: BTreeMap<String, SecretBytes>,
+    resolver: &ObjectResolver<'_>,
 ) -> Result<Content, Failure> {
-    let resolver = ObjectResolver { ctx, key };
-    resolver.begin();
     let Some(template) = object.spec.target.template.as_ref().filter(|template| is_used(template)) else {
         return Ok(Content::of_data(data));
     };
     let mut documents = Vec::new();
+    let paths = object.spec.target.manifest.is_some();
     for (i, from) in template.template_from.iter().enumerate() {
-        documents.extend(read(&resolver, from, &format!("spec.target.template.templateFrom[{i}]"), object.target_name()).await?);
+        documents
+            .extend(read(resolver, from, &format!("spec.target.template.templateFrom[{i}]"), object.target_name(), paths).await?);
     }
     let invalid = |why| Failure { category: "invalid", ..Failure::rejected(why) };
     let (template, uid) = (template.clone(), object.metadata.uid.clone().unwrap_or_default());
@@ -122,6 +146,31 @@ pub async fn content(
         None => drop(ctx.marks().remove(key)),
     }
     Ok(content)
+}
+
+/// The same for what is pushed; it has no marks, for there is no target that could carry one.
+///
+/// # Errors
+/// What is wrong with a template or with what it is read from.
+pub async fn of_push(
+    ctx: &Arc<Context>,
+    resolver: &ObjectResolver<'_>,
+    template: &Template,
+    object: &PushSecret,
+    data: BTreeMap<String, SecretBytes>,
+) -> Result<Content, Failure> {
+    if !is_used(template) {
+        return Ok(Content::of_data(data));
+    }
+    let mut documents = Vec::new();
+    for (i, from) in template.template_from.iter().enumerate() {
+        documents.extend(read(resolver, from, &format!("spec.template.templateFrom[{i}]"), "", false).await?);
+    }
+    let (template, uid) = (template.clone(), object.metadata.uid.clone().unwrap_or_default());
+    let invalid =
+        |why: String| Failure { category: "invalid", ..Failure::rejected(why.replace("spec.target.template", "spec.template")) };
+    let rendered = apart(ctx, move || render(&template, &documents, data, &uid, None)).await;
+    rendered.and_then(|rendered| rendered).map(|(content, _)| content).map_err(invalid)
 }
 
 /// Runs what a tenant's text makes the operator do where nobody else waits for it, so many at once.
@@ -141,18 +190,63 @@ pub async fn apart<T: Send + 'static>(ctx: &Context, work: impl FnOnce() -> T + 
     })
 }
 
+/// What is wrong with a template that stands at `field`, as far as can be said before anything is read. `paths` says whether it is
+/// for a target of another kind than Secret.
+pub fn problems(field: &str, template: &Template, paths: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut texts: Vec<(String, &str, &str)> = Vec::new();
+    for (key, text) in &template.data {
+        let field = format!("{field}.data[{key}]");
+        if let Err(why) = data::check_key(key) {
+            found.push(format!("{field}: the key {why}"));
+        }
+        texts.push((field, key, text));
+    }
+    for (i, from) in template.template_from.iter().enumerate() {
+        let field = format!("{field}.templateFrom[{i}]");
+        if let Err(why) = Place::of(from.target.as_deref(), &field, paths) {
+            found.push(why);
+        }
+        texts.extend(from.literal.as_deref().map(|text| (format!("{field}.literal"), "keys and values", text)));
+    }
+    if let Some(metadata) = &template.metadata {
+        for (kind, map) in [("labels", &metadata.labels), ("annotations", &metadata.annotations)] {
+            texts.extend(map.iter().map(|(key, text)| (format!("{field}.metadata.{kind}[{key}]"), key.as_str(), text.as_str())));
+        }
+    }
+    for (field, name, text) in texts {
+        if let Err(error) = gotemplate::Template::parse(name, text, &options()) {
+            found.push(format!("{field}: {error}"));
+        }
+    }
+    found
+}
+
 fn is_used(template: &Template) -> bool {
     !template.data.is_empty() || !template.template_from.is_empty() || template.metadata.is_some()
 }
 
-async fn read(resolver: &ObjectResolver<'_>, from: &TemplateFrom, field: &str, target: &str) -> Result<Vec<Document>, Failure> {
+async fn read(
+    resolver: &ObjectResolver<'_>,
+    from: &TemplateFrom,
+    field: &str,
+    target: &str,
+    paths: bool,
+) -> Result<Vec<Document>, Failure> {
     let invalid = |why: String| Failure { category: "invalid", ..Failure::rejected(why) };
-    let place = Place::of(from.target.as_deref(), field).map_err(invalid)?;
+    let place = Place::of(from.target.as_deref(), field, paths).map_err(invalid)?;
     let decoding = from.values_decoding_strategy.unwrap_or_default();
     let mut documents = Vec::new();
     if let Some(literal) = &from.literal {
         let text = SecretBytes::from(literal.as_str());
-        documents.push(Document { field: format!("{field}.literal"), key: None, text, is_secret: false, place, decoding });
+        documents.push(Document {
+            field: format!("{field}.literal"),
+            key: None,
+            text,
+            is_secret: false,
+            place: place.clone(),
+            decoding,
+        });
     }
     for (kind, reference) in [("configMap", &from.config_map), ("secret", &from.secret)] {
         let Some(TemplateRef { name, items }) = reference else { continue };
@@ -178,7 +272,7 @@ async fn read(resolver: &ObjectResolver<'_>, from: &TemplateFrom, field: &str, t
                 key,
                 text: text.clone(),
                 is_secret: kind == "secret",
-                place,
+                place: place.clone(),
                 decoding,
             });
         }
@@ -208,6 +302,11 @@ pub fn render(
     for document in documents {
         let name = document.key.as_deref().unwrap_or("keys and values");
         let rendered = renderer.render(&document.field, name, document.text.expose(), document.is_secret)?;
+        if let Place::Path(path) = &document.place {
+            let value = structure(&document.field, document.key.as_deref(), rendered, document.decoding)?;
+            content.placed.push(Placed { path: path.clone(), field: document.field.clone(), value });
+            continue;
+        }
         let values = match &document.key {
             Some(key) => BTreeMap::from([(key.clone(), rendered)]),
             None => keys_and_values(&document.field, &rendered)?,
@@ -221,17 +320,17 @@ pub fn render(
             let value = data::decode(value, document.decoding).map_err(|error| match error {
                 ValueError::Missing(why) | ValueError::Unusable(why) => format!("{field}: {why}"),
             })?;
-            put(&mut content.data, &mut metadata, document.place, &field, key, value)?;
+            put(&mut content.data, &mut metadata, &document.place, &field, key, value)?;
         }
     }
     for (key, text) in &template.data {
         let field = format!("spec.target.template.data[{key}]");
         let value = renderer.render(&field, key, text.as_bytes(), false)?;
-        put(&mut content.data, &mut metadata, Place::Data, &field, key.clone(), value)?;
+        put(&mut content.data, &mut metadata, &Place::Data, &field, key.clone(), value)?;
     }
     let of_spec = template.metadata.clone().unwrap_or_default();
     for (kind, place, texts) in
-        [("labels", Place::Labels, &of_spec.labels), ("annotations", Place::Annotations, &of_spec.annotations)]
+        [("labels", &Place::Labels, &of_spec.labels), ("annotations", &Place::Annotations, &of_spec.annotations)]
     {
         for (key, text) in texts {
             let field = format!("spec.target.template.metadata.{kind}[{key}]");
@@ -271,14 +370,15 @@ impl Mark {
 fn put(
     data: &mut BTreeMap<String, SecretBytes>,
     metadata: &mut Metadata,
-    place: Place,
+    place: &Place,
     field: &str,
     key: String,
     value: SecretBytes,
 ) -> Result<(), String> {
     let text = |value: &SecretBytes| value.as_text().map(str::to_owned).ok_or_else(|| format!("{field}: the value is no text"));
     match place {
-        Place::Data => {
+        // What has a path was put aside before.
+        Place::Data | Place::Path(_) => {
             data::check_key(&key).map_err(|why| format!("{field}: the key {why}"))?;
             data.insert(key, value);
         }
@@ -360,6 +460,29 @@ impl Renderer {
             return Err(format!("{field}: all templates together render more than {} bytes", 4 * MAX_SECRET_BYTES));
         }
         Ok(SecretBytes::new(std::mem::take(&mut *rendered)))
+    }
+}
+
+/// What a template gave, for a path: what its YAML says, or one key with its text.
+fn structure(
+    field: &str,
+    key: Option<&str>,
+    rendered: SecretBytes,
+    decoding: DecodingStrategy,
+) -> Result<serde_json::Value, String> {
+    let text = rendered.as_text().ok_or_else(|| format!("{field}: the result is no UTF-8"))?;
+    match key {
+        Some(key) => {
+            let decoded = data::decode(SecretBytes::from(text), decoding).map_err(|error| match error {
+                ValueError::Missing(why) | ValueError::Unusable(why) => format!("{field}: {why}"),
+            })?;
+            let text = decoded.as_text().ok_or_else(|| format!("{field}: the value is no text"))?;
+            Ok(serde_json::json!({(key): text}))
+        }
+        None => {
+            let options = serde_saphyr::options! { with_snippet: false };
+            serde_saphyr::from_str_with_options(text, options).map_err(|_| format!("{field}: the result is no YAML"))
+        }
     }
 }
 

@@ -35,6 +35,8 @@ pub struct StoreMemo {
     pub failures: u32,
     /// Whether this process has looked at it before.
     pub met: bool,
+    /// Whether a user was refused since it was validated.
+    pub doubted: bool,
 }
 
 /// Brings one store's status in line; answers when to look again.
@@ -45,7 +47,11 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &StoreKey, wake: Wake, active: &
         ctx.forget_store(key);
         return tell_malformed(ctx, key).await.map(after);
     };
-    let memo = ctx.store_memo(key);
+    let mut memo = ctx.store_memo(key);
+    if wake.source && !memo.doubted {
+        memo.doubted = true;
+        ctx.remember_store(key, memo.clone());
+    }
     let now = (ctx.clock)();
     let away = ctx.away(key).await;
     // Whose status it is validates it; the others only look for a provider that left their own users waiting.

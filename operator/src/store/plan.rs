@@ -17,6 +17,9 @@ use crate::turns::Turn;
 /// How often a healthy store is validated when it does not say.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(300);
 
+/// How soon after a validation the refusals that users meet make another.
+const DOUBT: Duration = Duration::from_secs(10);
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
@@ -36,11 +39,16 @@ pub fn plan(spec: &SecretStoreSpec, class: &str, memo: &StoreMemo, wake: Wake, t
         return Plan::Ignore;
     }
     let interval = interval(spec).unwrap_or(DEFAULT_INTERVAL);
+    // Its timer is set to a phase of the interval, at the earliest to a sixth of it.
+    let rest = match (memo.doubted, memo.ready) {
+        (true, _) => DOUBT.min(interval / 8),
+        (false, Some(true)) => interval / 8,
+        (false, _) => Duration::ZERO,
+    };
     match memo.validated {
-        Some(at) if !wake.changed && !wake.store && !away && memo.ready == Some(true) => {
+        Some(at) if !wake.changed && !wake.store && !away => {
             let age = Duration::try_from(now.duration_since(at)).unwrap_or(Duration::ZERO);
-            // Its timer is set to a phase of the interval, at the earliest to a sixth of it.
-            if age < interval / 8 { Plan::Skip(interval / 8 - age) } else { Plan::Validate }
+            if age < rest { Plan::Skip(rest - age) } else { Plan::Validate }
         }
         None if told && !memo.met && !wake.store && !away => Plan::InTurn,
         _ => Plan::Validate,
@@ -49,8 +57,13 @@ pub fn plan(spec: &SecretStoreSpec, class: &str, memo: &StoreMemo, wake: Wake, t
 
 /// Whether a store is of this operator's class; an empty class is the default one.
 pub fn is_ours(spec: &SecretStoreSpec, class: &str) -> bool {
+    is_class(spec.controller.as_deref(), class)
+}
+
+/// Whether a `controller` field names this class.
+pub fn is_class(named: Option<&str>, class: &str) -> bool {
     let of = |c: &str| if c.is_empty() { "default".to_owned() } else { c.to_owned() };
-    of(spec.controller.as_deref().unwrap_or_default()) == of(class)
+    of(named.unwrap_or_default()) == of(class)
 }
 
 /// The turn of a store's validations.
@@ -100,7 +113,7 @@ pub fn check(spec: &SecretStoreSpec) -> Result<(), String> {
 }
 
 /// A label selector, as Kubernetes reads it: all of its parts must match; an unknown operator matches nothing.
-fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+pub fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     let mut equal = selector.match_labels.iter().flatten();
     let mut expressions = selector.match_expressions.iter().flatten();
     equal.all(|(k, v)| labels.get(k) == Some(v))
@@ -176,6 +189,8 @@ mod tests {
         let i = Instant::now();
         let later = now.checked_add(jiff::SignedDuration::from_secs(61)).unwrap();
         let met = StoreMemo { met: true, ..Default::default() };
+        let doubted = |ready| StoreMemo { doubted: true, ..memo(ready) };
+        let soon = now.checked_add(jiff::SignedDuration::from_secs(10)).unwrap();
         for (memo, wake, told, away, now, expected) in [
             // At a start: what its status says will do until its turn comes.
             (StoreMemo::default(), Wake::changed(i), true, false, now, Plan::InTurn),
@@ -190,6 +205,10 @@ mod tests {
             (memo(true), Wake::store(i), true, false, now, Plan::Validate),
             (memo(true), Wake::timer(i), true, true, now, Plan::Validate),
             (memo(false), Wake::timer(i), false, false, now, Plan::Validate),
+            // What its users are refused makes it look again, and not at every refusal.
+            (doubted(true), Wake::timer(i), true, false, now, Plan::Skip(Duration::from_millis(7500))),
+            (doubted(false), Wake::source(i), false, false, now, Plan::Skip(Duration::from_millis(7500))),
+            (doubted(true), Wake::timer(i), true, false, soon, Plan::Validate),
             (StoreMemo::default(), Wake::timer(i), false, false, now, Plan::Validate),
         ] {
             assert_eq!(plan(&spec, "default", &memo, wake, told, away, now), expected, "{memo:?} {wake:?}");

@@ -101,7 +101,7 @@ pub fn report(
     Report {
         patch: (!same).then(|| json!({"status": {"conditions": conditions, "capabilities": access}})),
         event,
-        memo: StoreMemo { ready: Some(ready), validated: Some(now), failures, met: true },
+        memo: StoreMemo { ready: Some(ready), validated: Some(now), failures, met: true, doubted: false },
         requeue,
         // Who has just come knows only what the status says.
         recovered: ready && !memo.ready.unwrap_or_else(|| ours.is_none_or(|c| c.status == "True")),

@@ -2,13 +2,10 @@
 //! method and Google's token service send it, and believe the answer.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 #[cfg(feature = "gcp")]
 use aws_config::meta::region::RegionProviderChain;
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
-use aws_sigv4::sign::v4::SigningParams;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use lockstep_crds::store::aws::AwsAuth;
@@ -17,6 +14,7 @@ use reqwest::Url;
 use serde_json::{Map, Value, json};
 
 use super::identity::{Auth, Identity, Role};
+use super::signed::{Service, headers as signed};
 use super::wire::{self, Carrier};
 use crate::registry::Options;
 use crate::{Error, Resolver, Result};
@@ -63,7 +61,7 @@ impl CallerIdentity {
         let credentials = self.identity.credentials().await?;
         let mut headers = vec![("content-type", CONTENT_TYPE)];
         headers.extend(self.server_id.as_deref().map(|id| ("x-vault-aws-iam-server-id", id)));
-        let all = signed(&self.field, credentials, &self.region, &self.url, &headers, BODY)?;
+        let all = signed(&self.field, credentials, Service("sts", &self.region), &self.url, &headers, BODY)?;
         let all: Map<String, Value> = all.into_iter().map(|(name, value)| (name, json!([value]))).collect();
         Ok(json!({
             "role": role,
@@ -73,35 +71,6 @@ impl CallerIdentity {
             "iam_request_headers": STANDARD.encode(Value::Object(all).to_string()),
         }))
     }
-}
-
-/// The headers of a POST to STS, with its signature among them.
-fn signed(
-    field: &str,
-    credentials: Credentials,
-    region: &str,
-    url: &Url,
-    headers: &[(&str, &str)],
-    body: &str,
-) -> Result<Vec<(String, String)>> {
-    let broken = |why: String| Error::invalid(field, format!("makes no signed request ({why})"));
-    let signer = credentials.into();
-    let params = SigningParams::builder()
-        .identity(&signer)
-        .region(region)
-        .name("sts")
-        .time(SystemTime::now())
-        .settings(SigningSettings::default())
-        .build()
-        .map_err(|error| broken(error.to_string()))?
-        .into();
-    let host = url[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
-    let headers: Vec<(&str, &str)> = [("host", host.as_str())].into_iter().chain(headers.iter().copied()).collect();
-    let request = SignableRequest::new("POST", url.as_str(), headers.iter().copied(), SignableBody::Bytes(body.as_bytes()))
-        .map_err(|error| broken(error.to_string()))?;
-    let (instructions, _) = sign(request, &params).map_err(|error| broken(error.to_string()))?.into_parts();
-    let all = headers.iter().copied().chain(instructions.headers());
-    Ok(all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
 /// Who somebody is on AWS, as Google's token service wants it shown: a signed request in JSON, escaped like a URL
@@ -159,7 +128,7 @@ impl Shown {
         let text = format!("https://sts.{}.amazonaws.com?{BODY}", self.region);
         let url = Url::parse(&text).map_err(|_| Error::invalid(&self.field, "makes no URL of STS"))?;
         let headers = [("x-goog-cloud-target-resource", self.audience.as_str())];
-        let headers = signed(&self.field, credentials, &self.region, &url, &headers, "")?;
+        let headers = signed(&self.field, credentials, Service("sts", &self.region), &url, &headers, "")?;
         let headers: Vec<Value> = headers.into_iter().map(|(key, value)| json!({"key": key, "value": value})).collect();
         let token = json!({"url": text, "method": "POST", "headers": headers}).to_string();
         Ok(zeroize::Zeroizing::new(url::form_urlencoded::byte_serialize(token.as_bytes()).collect()))

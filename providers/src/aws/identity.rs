@@ -39,6 +39,8 @@ pub(super) struct Role {
     pub(super) external_id: Option<String>,
     pub(super) tags: BTreeMap<String, String>,
     pub(super) transitive: Vec<String>,
+    /// How long its session lasts, in seconds; none: AWS says.
+    pub(super) life: Option<i32>,
 }
 
 /// Where the first credentials come from.
@@ -127,7 +129,8 @@ impl Identity {
         }
     }
 
-    async fn load(&self) -> Result<Credentials> {
+    /// Credentials that are new.
+    pub(super) async fn load(&self) -> Result<Credentials> {
         let mut credentials = match &self.source {
             Source::Keys(credentials) => credentials.clone(),
             Source::WebIdentity { field, account } => self.exchange(field, account).await?,
@@ -174,6 +177,7 @@ impl Identity {
             .role_arn(&role.arn)
             .role_session_name(SESSION)
             .set_external_id(role.external_id.clone())
+            .set_duration_seconds(role.life)
             .set_tags(Some(tags?).filter(|tags| !tags.is_empty()))
             .set_transitive_tag_keys(Some(role.transitive.clone()).filter(|keys| !keys.is_empty()));
         let signed = aws_sdk_sts::config::Builder::new().credentials_provider(credentials);
@@ -208,7 +212,7 @@ fn tag(key: &str, value: &str) -> Result<Tag> {
     built.map_err(|_| Error::invalid("spec.provider.aws.sessionTags", "a tag needs a key and a value"))
 }
 
-fn taken(what: &str, given: Option<aws_sdk_sts::types::Credentials>) -> Result<Credentials> {
+pub(super) fn taken(what: &str, given: Option<aws_sdk_sts::types::Credentials>) -> Result<Credentials> {
     let given = given.ok_or_else(|| Error::unavailable(format!("AWS answered {what} without credentials")))?;
     let end = SystemTime::try_from(*given.expiration()).unwrap_or_else(|_| SystemTime::now() + TOKEN_LIFE);
     Ok(Credentials::new(given.access_key_id, given.secret_access_key, Some(given.session_token), Some(end), "lockstep"))

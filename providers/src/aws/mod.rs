@@ -3,11 +3,13 @@
 //! [`connect`] checks the spec; [`identity`] holds the credentials; [`secrets_manager`] and [`parameter_store`] turn keys into
 //! calls and answers into values; [`wire`] carries the SDK's requests and says what a failure means.
 
+pub(crate) mod generators;
 #[cfg(any(feature = "gcp", feature = "vault"))]
 pub(crate) mod iam;
 mod identity;
 mod parameter_store;
 mod secrets_manager;
+mod signed;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -120,7 +122,7 @@ fn roles(spec: &AwsProvider, resolver: &dyn Resolver) -> Vec<Role> {
     };
     // Without tags there is nothing that could go on.
     let transitive = if tags.is_empty() { Vec::new() } else { spec.transitive_tag_keys.clone() };
-    roles.push(Role { arn, external_id: spec.external_id.clone(), tags, transitive });
+    roles.push(Role { arn, external_id: spec.external_id.clone(), tags, transitive, life: None });
     roles
 }
 

@@ -318,11 +318,13 @@ fn means(asked: &str, parameter: &Parameter) -> bool {
     let selector = parameter.selector().map(|s| s.trim_start_matches(':')).filter(|s| !s.is_empty());
     let is = |name: Option<&str>| match (name, selector) {
         (None, _) => false,
-        // Where an answer does not repeat the version that was asked for, its number tells.
-        (Some(name), None) => {
-            let number = asked.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')).and_then(|rest| rest.parse().ok());
-            name == asked || number == Some(parameter.version())
-        }
+        // Where an answer does not repeat the version that was asked for, its number tells. Each parameter stands in a request
+        // once, so a label is the one that was asked for.
+        (Some(name), None) => match asked.strip_prefix(name).map(|rest| rest.strip_prefix(':')) {
+            Some(None) => name == asked,
+            Some(Some(version)) => version.parse().map_or(true, |number: i64| number == parameter.version()),
+            None => false,
+        },
         (Some(name), Some(selector)) => {
             asked.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')).is_some_and(|rest| rest == selector)
         }
@@ -407,7 +409,8 @@ mod tests {
             ("/a/b:prod", "/a/b", Some(":dev"), false),
             ("/a/b:3", "/a/b", None, true),
             ("/a/b:2", "/a/b", None, false),
-            ("/a/b:prod", "/a/b", None, false),
+            ("/a/b:prod", "/a/b", None, true),
+            ("/a/b:prod", "/a/c", None, false),
             ("/a/b", "/a/b/c", None, false),
             ("arn:aws:ssm:eu-central-1:123456789012:parameter/a/b:2", "/a/b", Some(":2"), true),
         ] {

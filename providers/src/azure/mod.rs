@@ -5,6 +5,7 @@
 
 mod certificates;
 mod cloud;
+pub(crate) mod generator;
 mod identity;
 mod keys;
 mod vault;

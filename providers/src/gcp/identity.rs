@@ -463,7 +463,8 @@ impl Identity {
         }
     }
 
-    async fn load(&self) -> Result<Given<Token>> {
+    /// A token that is new.
+    pub(super) async fn load(&self) -> Result<Given<Token>> {
         let first = match &self.source {
             Source::Key(key) => return key.exchange(&self.channel).await,
             Source::Own(credentials) => return self.own_token(credentials).await.map(|token| (token, None)),

@@ -4,6 +4,7 @@
 //! keys into calls and answers into values; [`wire`] carries the SDK's requests and says what a failure means.
 
 mod federation;
+pub(crate) mod generator;
 mod identity;
 mod secrets;
 #[cfg(feature = "vault")]

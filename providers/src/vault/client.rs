@@ -166,7 +166,7 @@ fn right(method: &Method, path: &Path) -> &'static str {
     match *method {
         Method::POST => "create and update",
         Method::DELETE => "delete",
-        _ if path.query.as_ref().is_some_and(|(name, _)| *name == "list") => "list",
+        _ if path.query.iter().any(|(name, _)| name == "list") => "list",
         _ => "read",
     }
 }
@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     fn answer(code: u16, body: &str) -> Error {
-        let path = Path { mount: "kv".into(), segments: vec!["data".into(), "app".into()], query: None };
+        let path = Path { mount: "kv".into(), segments: vec!["data".into(), "app".into()], query: vec![] };
         failure(
             "https://vault",
             &Method::GET,

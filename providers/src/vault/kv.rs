@@ -20,12 +20,12 @@ pub(super) struct Path {
     /// The engine's or method's mount path.
     pub(super) mount: String,
     pub(super) segments: Vec<String>,
-    pub(super) query: Option<(&'static str, String)>,
+    pub(super) query: Vec<(String, String)>,
 }
 
 impl Path {
     pub(super) fn new(mount: &str, rest: &[&str]) -> Self {
-        Self { mount: mount.to_owned(), segments: rest.iter().map(|s| (*s).to_owned()).collect(), query: None }
+        Self { mount: mount.to_owned(), segments: rest.iter().map(|s| (*s).to_owned()).collect(), query: Vec::new() }
     }
 
     /// The URL; every segment is encoded by itself, so that no key can leave its mount.
@@ -34,7 +34,7 @@ impl Path {
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().push("v1").extend(self.mount.split('/')).extend(&self.segments);
         }
-        if let Some((name, value)) = &self.query {
+        for (name, value) in &self.query {
             url.query_pairs_mut().append_pair(name, value);
         }
         url
@@ -45,7 +45,11 @@ impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.mount)?;
         self.segments.iter().try_for_each(|s| write!(f, "/{s}"))?;
-        self.query.iter().try_for_each(|(name, value)| write!(f, "?{name}={value}"))
+        let parameter = |(i, (name, value)): (usize, &(String, String))| {
+            let mark = if i == 0 { '?' } else { '&' };
+            write!(f, "{mark}{name}={value}")
+        };
+        self.query.iter().enumerate().try_for_each(parameter)
     }
 }
 
@@ -76,10 +80,12 @@ pub(super) fn path(mount: Option<&str>, version: KvVersion, want: &Want) -> Resu
         (Some(_), KvVersion::V1) => {
             return Err(Error::invalid("remoteRef.version", "KV version 1 has no versions; leave it out"));
         }
-        (Some(v), KvVersion::V2) if v.parse::<u64>().is_ok_and(|v| v > 0) => (!want.metadata).then(|| ("version", v.clone())),
+        (Some(v), KvVersion::V2) if v.parse::<u64>().is_ok_and(|v| v > 0) => {
+            (!want.metadata).then(|| ("version".to_owned(), v.clone()))
+        }
         (Some(_), KvVersion::V2) => return Err(Error::invalid("remoteRef.version", "is no positive number")),
     };
-    Ok(Path { query, ..place.path(version, kind) })
+    Ok(Path { query: query.into_iter().collect(), ..place.path(version, kind) })
 }
 
 /// What of a remote secret a path means. KV version 1 has data only.
@@ -123,12 +129,12 @@ impl Place {
         };
         let rest = self.rest.split('/').filter(|segment| !segment.is_empty());
         let segments = prefix.into_iter().chain(rest).map(str::to_owned).collect();
-        Path { mount: self.mount.clone(), segments, query: None }
+        Path { mount: self.mount.clone(), segments, query: Vec::new() }
     }
 
     /// What lists the folder.
     pub(super) fn listing(&self, version: KvVersion) -> Path {
-        Path { query: Some(("list", "true".into())), ..self.path(version, Kind::Metadata) }
+        Path { query: vec![("list".to_owned(), "true".to_owned())], ..self.path(version, Kind::Metadata) }
     }
 
     pub(super) fn below(&self, name: &str) -> Self {

@@ -168,6 +168,8 @@ pub(super) struct Token {
     expires: Option<Instant>,
     /// When the login was made.
     made: Instant,
+    /// Names it to those who may not have it.
+    accessor: Option<String>,
 }
 
 #[derive(Default)]
@@ -178,6 +180,8 @@ struct State {
     /// The last login, if it was refused.
     refused: Option<(Error, Instant)>,
     closed: bool,
+    /// What was issued to it would end with it: it is not given back.
+    leased: bool,
 }
 
 /// Keeps the connection's token. One lock: whoever comes while a login is under way waits for that one.
@@ -208,7 +212,10 @@ struct LoginAnswer {
 
 #[derive(Deserialize)]
 struct LoginAuth {
+    #[serde(default)]
     client_token: Zeroizing<String>,
+    #[serde(default)]
+    accessor: String,
     #[serde(default)]
     lease_duration: u64,
     #[serde(default)]
@@ -234,7 +241,8 @@ impl Session {
             let field = format!("{FIELD}.auth.tokenSecretRef");
             let token = session.resolver.secret_key(&field, selector, Some("token")).await?;
             let text = crate::http::header_token(&field, &token)?;
-            session.state.lock().await.token = Some(Arc::new(Token { text, expires: None, made: Instant::now() }));
+            session.state.lock().await.token =
+                Some(Arc::new(Token { text, expires: None, made: Instant::now(), accessor: None }));
         }
         Ok(session)
     }
@@ -271,7 +279,9 @@ impl Session {
             }
             Ok(()) => {
                 let fresh = self.log_in(&mut state).await?;
-                self.give_back(token).await;
+                if !std::mem::take(&mut state.leased) {
+                    self.give_back(token).await;
+                }
                 Ok(Some(fresh))
             }
             Err(Error::Denied(_)) => self.log_in(&mut state).await.map(Some),
@@ -332,7 +342,9 @@ impl Session {
         let LoginAnswer { auth } =
             serde_json::from_slice(&answer).map_err(|_| Error::unavailable(format!("the answer of {path} holds no token")))?;
         let life = (auth.lease_duration > 0).then(|| Duration::from_secs(auth.lease_duration).min(LIFE_MAX));
-        let token = Arc::new(Token { text: auth.client_token, expires: life.map(|l| Instant::now() + l), made: Instant::now() });
+        let accessor = Some(auth.accessor).filter(|a| !a.is_empty());
+        let (now, expires) = (Instant::now(), life.map(|l| Instant::now() + l));
+        let token = Arc::new(Token { text: auth.client_token, expires, made: now, accessor });
         state.token = Some(token.clone());
         state.confirmed = Some(Instant::now());
         if let Some(life) = life.filter(|_| auth.renewable) {
@@ -419,8 +431,39 @@ impl Session {
         if matches!(self.login, Login::Token(_)) {
             return;
         }
-        if let Some(token) = token {
+        if let Some(token) = token.filter(|_| !state.leased) {
             self.give_back(&token).await;
+        }
+    }
+
+    /// Something was issued to the token: it stays until it ends by itself. Answers what names it, unless a person gave it.
+    pub(super) async fn leased(&self) -> Option<String> {
+        let mut state = self.state.lock().await;
+        state.leased = true;
+        state.token.as_ref().and_then(|token| token.accessor.clone())
+    }
+
+    /// Prolongs a login that something was issued to, be it this connection's or one of an earlier process. Answers for how many
+    /// seconds it lives; none: that can't be told.
+    pub(super) async fn prolong(&self, accessor: &str) -> Result<Option<u64>> {
+        let token = self.token().await?;
+        if token.accessor.as_deref() == Some(accessor) {
+            // Renewed by itself.
+            return Ok(token.expires.map(|at| at.saturating_duration_since(Instant::now()).as_secs()));
+        }
+        let path = Path::new("auth", &["token", "renew-accessor"]);
+        let body = json!({"accessor": accessor});
+        match self.client.send(Method::POST, &path, Some(&token.text), self.namespace.as_deref(), Some(&body)).await {
+            Ok(answer) => {
+                let answer = serde_json::from_slice::<LoginAnswer>(&answer).ok();
+                Ok(answer.map(|LoginAnswer { auth }| auth.lease_duration).filter(|seconds| *seconds > 0))
+            }
+            // Not allowed, or a token that can't be renewed: it ends when it ends.
+            Err(Error::Denied(why)) => {
+                tracing::debug!(%why, "a login that something was issued to can't be prolonged");
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -473,7 +516,12 @@ async fn keep_renewed(session: Weak<Session>, mut token: Arc<Token>, mut life: D
             continue;
         };
         life = Duration::from_secs(auth.lease_duration).min(LIFE_MAX);
-        token = Arc::new(Token { text: token.text.clone(), expires: Some(Instant::now() + life), made: token.made });
+        token = Arc::new(Token {
+            text: token.text.clone(),
+            expires: Some(Instant::now() + life),
+            made: token.made,
+            accessor: token.accessor.clone(),
+        });
         state.token = Some(token.clone());
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! [`connect`] checks the spec and builds the HTTP client; [`login`] holds the token of the connection's one identity;
 //! [`kv`] turns keys into paths and answers into values; [`write`] searches, pushes and deletes; [`client`] sends a request and
-//! says what a failure means.
+//! says what a failure means; [`dynamic`] is for what Vault makes by itself.
 
 mod client;
+pub(crate) mod dynamic;
 mod kv;
 mod login;
 pub(crate) mod openbao;

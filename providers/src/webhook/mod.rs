@@ -2,6 +2,7 @@
 //!
 //! What is not in the answer is not found only with code 404; the API knows no marks, so a push replaces what is there.
 
+pub(crate) mod generator;
 mod json_path;
 mod ntlm;
 mod template;
@@ -42,6 +43,20 @@ pub(crate) struct Webhook {
     method: Option<Method>,
     /// The Secrets that the templates can use.
     secrets: Context,
+}
+
+/// What is wrong with a spec that stands at `field`, as far as can be said without anything that it refers to.
+pub(crate) fn problems(field: &str, spec: &WebhookProvider) -> Vec<String> {
+    let mut texts = vec![(format!("{field}.url"), spec.url.as_str())];
+    texts.extend(spec.headers.iter().map(|(name, text)| (format!("{field}.headers.{name}"), text.as_str())));
+    texts.extend(spec.body.as_deref().map(|text| (format!("{field}.body"), text)));
+    let path = spec.result.as_ref().and_then(|result| result.json_path.as_deref());
+    texts.extend(path.map(|text| (format!("{field}.result.jsonPath"), text)));
+    let mut found: Vec<String> = texts.iter().filter_map(|(field, text)| template::problem(field, text)).collect();
+    if let Some(why) = spec.timeout.as_deref().and_then(|timeout| parse_go(timeout).err()) {
+        found.push(format!("{field}.timeout: {why}"));
+    }
+    found
 }
 
 pub(crate) async fn connect(spec: WebhookProvider, resolver: Arc<dyn Resolver>, options: &Options) -> Result<Webhook> {

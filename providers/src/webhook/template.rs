@@ -36,9 +36,7 @@ pub(super) fn render(field: &str, template: &str, context: &Context, used: Use) 
         let hint = if error.message.contains("no entry for key") { names(context) } else { String::new() };
         Error::invalid(field, format!("{error}{hint}"))
     };
-    let options = Options { missing_key: MissingKey::Error, limits: LIMITS, sprig: true, ..Options::default() };
-    let name = field.rsplit('.').next().unwrap_or(field);
-    let template = Template::parse(name, template, &options).map_err(invalid)?;
+    let template = parse(field, template).map_err(invalid)?;
     let mut output = template.render(&data(context, used)).map_err(invalid)?;
     match String::from_utf8(std::mem::take(&mut *output)) {
         Ok(text) => Ok(Zeroizing::new(text)),
@@ -47,6 +45,16 @@ pub(super) fn render(field: &str, template: &str, context: &Context, used: Use) 
             Err(Error::invalid(field, "makes bytes that are no text"))
         }
     }
+}
+
+fn parse(field: &str, template: &str) -> std::result::Result<Template, gotemplate::Error> {
+    let options = Options { missing_key: MissingKey::Error, limits: LIMITS, sprig: true, ..Options::default() };
+    Template::parse(field.rsplit('.').next().unwrap_or(field), template, &options)
+}
+
+/// What is wrong with a template before anything is known that it is filled with.
+pub(super) fn problem(field: &str, template: &str) -> Option<String> {
+    parse(field, template).err().map(|error| format!("{field}: {error}"))
 }
 
 /// The context as a template sees it: maps of text.

@@ -1,5 +1,6 @@
 //! Templates through Go and through our engine: they agree in every byte of output, and in what is an error.
 
+mod corners;
 mod generate;
 mod sprig;
 mod table;
@@ -225,7 +226,7 @@ fn calls() -> Vec<Question> {
         signatures.lines().map(sprig::signature).filter(|s| !table::is_left_out(&s.name)).collect();
     let mut dice = generate::Dice::new(number("TEMPLATES_SEED", 1) as u64);
     let question = |_| {
-        let template = if dice.percent(60) { sprig::any(&mut dice, &known) } else { sprig::special(&mut dice) };
+        let template = if dice.percent(60) { sprig::any(&mut dice, &known) } else { corners::special(&mut dice) };
         let missing = dice.one(&["error", "default"]);
         Question { template, missing, delimiters: ("", ""), sprig: true, data: any_data(), is_text: false }
     };

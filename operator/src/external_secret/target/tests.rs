@@ -103,12 +103,12 @@ fn an_immutable_or_differently_typed_secret_is_an_error_and_no_write() {
     written.immutable = Some(true);
     assert_eq!(judge(&written, &d, true), Verdict::Keep);
     let changed = desired("Owner", &[("k", "w")]);
-    assert!(matches!(judge(&written, &changed, true), Verdict::Refuse(why) if why.contains("immutable")));
+    assert!(matches!(judge(&written, &changed, true), Verdict::Fixed(why) if why.contains("immutable")));
     let mut typed = object("Owner");
     typed.spec.target.template = Some(serde_json::from_value(json!({"type": "kubernetes.io/basic-auth"})).unwrap());
     let typed = Desired::new(&typed, Content::of_data(data(&[("password", "p")]))).unwrap();
     let plain = secret(&desired("Owner", &[("password", "p")]).manifest(None));
-    assert!(matches!(judge(&plain, &typed, true), Verdict::Refuse(why) if why.contains("type Opaque")));
+    assert!(matches!(judge(&plain, &typed, true), Verdict::Fixed(why) if why.contains("type Opaque")));
 }
 
 #[test]

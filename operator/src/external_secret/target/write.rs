@@ -6,7 +6,7 @@ use kube::{Resource, ResourceExt};
 use lockstep_crds::external_secret::{Binding, CreationPolicy};
 use lockstep_crds::{ANNOTATION_DATA_HASH, ExternalSecret};
 
-use super::{Desired, FIELD_MANAGER, Seen, Verdict, content_of, created_by, holds, is_exact, judge, own_fields, owned_by};
+use super::{Desired, FIELD_MANAGER, Seen, Verdict, content_of, created_by, holds, is_exact, judge, owned_by, owner::own_fields};
 use crate::context::Context;
 use crate::keys::ObjectKey;
 use crate::kube_io;
@@ -27,6 +27,8 @@ pub enum Change {
 pub enum ApplyError {
     /// A person must act.
     Refused(String),
+    /// A person must act, and a watch shows it when that is done.
+    Fixed(String),
     /// `creationPolicy: Merge` and no Secret to merge into.
     Missing(String),
     /// Somebody else wrote at the same time.
@@ -66,6 +68,7 @@ pub async fn apply(
             (Some(existing), exact) => match judge(existing, desired, is_bound(bound, existing)) {
                 Verdict::Keep => return Ok((bound_to(ctx, desired, existing), Change::None)),
                 Verdict::Refuse(why) => return Err(ApplyError::Refused(why)),
+                Verdict::Fixed(why) => return Err(ApplyError::Fixed(why)),
                 Verdict::Write if exact => replace(ctx, desired, existing).await,
                 Verdict::Write => server_side_apply(ctx, desired, Some(existing)).await,
             },
@@ -230,7 +233,7 @@ pub async fn intact(ctx: &Context, object: &ExternalSecret, binding: &Binding) -
     let exact = is_exact(object.spec.target.creation_policy);
     let key = ObjectKey::new(namespace, &object.name_any());
     let manager = if exact { FIELD_MANAGER.to_owned() } else { format!("{FIELD_MANAGER}-{}", &created_by(&key)[..16]) };
-    let own = own_fields(&existing, &manager);
+    let own = own_fields(&existing.metadata, &manager);
     // What the object would write if the providers gave just this: the same hash means that nothing of it was touched.
     let Ok(mut desired) = Desired::new(object, content_of(&existing, object, &own, exact)) else { return Ok(None) };
     let mark = desired.mark();

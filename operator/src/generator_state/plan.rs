@@ -1,0 +1,196 @@
+//! What is to be done with a GeneratorState now: pure decisions.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::cache::{Entry, Known};
+
+/// What is known of the object that uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnerView {
+    /// It is not there any more.
+    Gone,
+    /// Its target holds what it asked for at that time, from these of its generators.
+    Settled {
+        /// When.
+        at: Timestamp,
+        /// Its slots.
+        slots: Vec<String>,
+    },
+    /// Whether its target holds it can't be told.
+    Unsettled,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing before then.
+    Wait(Option<Timestamp>),
+    /// Prolong the lease.
+    Renew,
+    /// Nobody uses it from then on: it is taken back at that time.
+    Retire(Timestamp),
+    /// Delete the object.
+    Delete,
+    /// Give the lease back, and let the object go.
+    Revoke,
+}
+
+/// A lease is looked at when so much of its time is left…
+const LOOK_AT: f64 = 0.4;
+/// …and another one is made when it could not be prolonged beyond this.
+const REPLACE_AT: f64 = 1.0 / 3.0;
+/// Soonest look.
+const SOONEST: Duration = Duration::from_secs(1);
+
+/// Decides. `newer` is when the youngest of the same slot was made.
+pub fn plan(entry: &Entry, newer: Option<Timestamp>, owner: &OwnerView, grace: Duration, now: Timestamp) -> Plan {
+    if entry.deleted.is_some() {
+        return if !entry.is_kept() {
+            Plan::Wait(None)
+        } else if entry.known.revoke_at.is_some_and(|at| at > now) {
+            Plan::Wait(entry.known.revoke_at)
+        } else {
+            Plan::Revoke
+        };
+    }
+    if *owner == OwnerView::Gone {
+        return Plan::Delete;
+    }
+    if let Some(deadline) = entry.deadline {
+        return if deadline <= now { Plan::Delete } else { Plan::Wait(Some(deadline)) };
+    }
+    if let OwnerView::Settled { at, slots } = owner {
+        // The status tells whole seconds.
+        let replaced = newer.is_some_and(|newer| newer > entry.state.issued && newer.as_second() <= at.as_second());
+        if replaced || !slots.contains(&entry.state.slot) {
+            return Plan::Retire(later(now, grace));
+        }
+    }
+    match entry.known.next {
+        Some(next) if next > now => Plan::Wait(Some(next)),
+        _ if entry.known.ended => Plan::Wait(None),
+        _ => Plan::Renew,
+    }
+}
+
+/// A moment after another.
+pub fn later(now: Timestamp, wait: Duration) -> Timestamp {
+    let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
+    now.checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+/// What is known of a lease of `whole` seconds that holds for `left` seconds from now on.
+pub fn held(whole: u64, left: u64, now: Timestamp) -> Known {
+    let (whole, left) = (whole.max(1) as f64, left as f64);
+    let ended = left < whole * REPLACE_AT;
+    let wait = Duration::try_from_secs_f64(left - whole * LOOK_AT).unwrap_or(SOONEST).max(SOONEST);
+    let until = later(now, Duration::try_from_secs_f64(left).unwrap_or_default());
+    Known { until: Some(until), ended, next: (!ended).then(|| later(now, wait)), ..Known::default() }
+}
+
+/// What is known after a look that told nothing: it is tried again until the time is over that was told last.
+pub fn unknown(entry: &Entry, now: Timestamp) -> Known {
+    let failures = entry.known.failures.saturating_add(1);
+    let until = entry.known.until.unwrap_or_else(|| later(entry.state.issued, Duration::from_secs(entry.state.lease.seconds)));
+    let wait = Duration::from_secs(1 << failures.min(6));
+    let next = (until > now).then(|| later(now, wait).min(until));
+    Known { until: Some(until), ended: until <= now, failures, next, revoke_at: None }
+}
+
+/// When a revocation that failed is tried again.
+pub fn revoke_again(failures: u32, now: Timestamp) -> Timestamp {
+    later(now, Duration::from_secs(1 << failures.min(8)))
+}
+
+#[cfg(test)]
+mod tests {
+    use lockstep_crds::generator::state::FINALIZER;
+    use lockstep_providers::generator::Lease;
+
+    use super::super::cache::State;
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    }
+
+    fn entry() -> Entry {
+        Entry {
+            uid: "u".into(),
+            version: "1".into(),
+            owner: None,
+            state: State {
+                lease: Lease { id: "l".into(), seconds: 60, renewable: true, accessor: None },
+                slot: "a".into(),
+                issued: at(0),
+            },
+            resource: Default::default(),
+            identity: None,
+            deadline: None,
+            deleted: None,
+            finalizers: vec![FINALIZER.into()],
+            conditions: vec![],
+            known: Known::default(),
+        }
+    }
+
+    fn settled(seconds: i64, slots: &[&str]) -> OwnerView {
+        OwnerView::Settled { at: at(seconds), slots: slots.iter().map(|s| (*s).to_owned()).collect() }
+    }
+
+    const GRACE: Duration = Duration::from_secs(120);
+
+    #[test]
+    fn a_lease_is_renewed_while_it_is_used_and_taken_back_when_it_is_not() {
+        let used = settled(0, &["a"]);
+        let e = entry();
+        assert_eq!(plan(&e, None, &used, GRACE, at(1)), Plan::Renew, "nothing is known of it after a start");
+        let held = Entry { known: held(60, 60, at(1)), ..entry() };
+        assert_eq!(plan(&held, None, &used, GRACE, at(1)), Plan::Wait(Some(at(37))));
+        assert_eq!(plan(&held, None, &used, GRACE, at(37)), Plan::Renew);
+        assert_eq!(plan(&e, None, &OwnerView::Gone, GRACE, at(1)), Plan::Delete);
+        assert_eq!(plan(&e, None, &settled(0, &["b"]), GRACE, at(1)), Plan::Retire(at(121)));
+        let retired = Entry { deadline: Some(at(121)), ..entry() };
+        assert_eq!(plan(&retired, None, &used, GRACE, at(1)), Plan::Wait(Some(at(121))));
+        assert_eq!(plan(&retired, None, &used, GRACE, at(121)), Plan::Delete);
+        let deleted = Entry { deleted: Some(at(122)), known: held.known.clone(), ..entry() };
+        assert_eq!(plan(&deleted, None, &used, GRACE, at(122)), Plan::Revoke, "though it would be looked at later");
+        let failed = Entry { known: Known { revoke_at: Some(at(130)), ..Known::default() }, ..deleted.clone() };
+        assert_eq!(plan(&failed, None, &used, GRACE, at(122)), Plan::Wait(Some(at(130))));
+        let gone = Entry { finalizers: vec![], ..deleted };
+        assert_eq!(plan(&gone, None, &used, GRACE, at(122)), Plan::Wait(None));
+    }
+
+    #[test]
+    fn one_that_was_replaced_stays_until_the_target_has_the_other() {
+        let e = Entry { known: held(60, 60, at(1)), ..entry() };
+        let newer = Some(at(50));
+        assert_eq!(plan(&e, newer, &settled(0, &["a"]), GRACE, at(37)), Plan::Renew, "the target has the old one");
+        assert_eq!(plan(&e, newer, &OwnerView::Unsettled, GRACE, at(37)), Plan::Renew);
+        assert_eq!(plan(&e, newer, &settled(50, &["a"]), GRACE, at(51)), Plan::Retire(at(171)));
+        assert_eq!(plan(&e, Some(at(0)), &settled(50, &["a"]), GRACE, at(37)), Plan::Renew, "it is the youngest itself");
+    }
+
+    #[test]
+    fn a_lease_that_can_not_be_prolonged_is_replaced_ahead_of_its_end() {
+        assert!(!held(60, 60, at(0)).ended);
+        assert!(!held(60, 30, at(0)).ended);
+        assert!(held(60, 19, at(0)).ended);
+        assert_eq!(held(60, 24, at(0)).next, Some(at(1)), "not at once again");
+        assert_eq!(held(60, 19, at(0)).until, Some(at(19)));
+    }
+
+    #[test]
+    fn while_nothing_is_heard_of_it_a_lease_holds_for_the_time_that_was_told() {
+        let mut e = Entry { known: held(60, 60, at(100)), ..entry() };
+        for second in [140, 142, 146, 154] {
+            e.known = unknown(&e, at(second));
+            assert!(!e.known.ended && e.known.next > Some(at(second)));
+        }
+        assert_eq!(e.known.next, Some(at(160)));
+        assert!(unknown(&e, at(160)).ended);
+        assert!(unknown(&entry(), at(61)).ended, "after a start it holds for its time since it was made");
+    }
+}
