@@ -161,6 +161,20 @@ impl Gcp {
         *lock(&self.shared.machine) = Some(email.to_owned());
     }
 
+    /// Another machine of Google's, with this service account; answers its `GCE_METADATA_HOST`.
+    ///
+    /// # Errors
+    /// Why there is no port.
+    pub fn another_machine(&self, email: &str) -> Result<String, String> {
+        let (shared, email) = (self.shared.clone(), email.to_owned());
+        let answer = move |request: Request| async move {
+            let uri = request.uri();
+            let path = uri.path().strip_prefix("/computeMetadata/v1/").unwrap_or_default();
+            metadata(&shared, Some(email), path, uri.query().unwrap_or_default(), request.headers())
+        };
+        serve::apart(Router::new().fallback(answer)).map(|url| url.trim_start_matches("http://").to_owned())
+    }
+
     /// Ends the tokens that a principal has.
     pub fn expire(&self, principal: &str) {
         for (who, good) in lock(&self.shared.tokens).values_mut() {
@@ -259,7 +273,8 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     let Ok(body) = axum::body::to_bytes(body, 1 << 20).await else { return StatusCode::BAD_REQUEST.into_response() };
     let path = parts.uri.path().to_owned();
     if let Some(path) = path.strip_prefix("/computeMetadata/v1/") {
-        return metadata(&shared, path, parts.uri.query().unwrap_or_default(), &parts.headers);
+        let machine = lock(&shared.machine).clone();
+        return metadata(&shared, machine, path, parts.uri.query().unwrap_or_default(), &parts.headers);
     }
     let form: HashMap<String, String> = url::form_urlencoded::parse(&body).into_owned().collect();
     // Public keys of service accounts and of Google itself, as certificates: who checks tokens asks for them.
@@ -296,11 +311,11 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
 }
 
 /// <https://cloud.google.com/compute/docs/metadata/overview>
-fn metadata(shared: &Shared, path: &str, query: &str, headers: &HeaderMap) -> Response {
+fn metadata(shared: &Shared, machine: Option<String>, path: &str, query: &str, headers: &HeaderMap) -> Response {
     if headers.get("metadata-flavor").is_none_or(|flavor| flavor != "Google") {
         return StatusCode::FORBIDDEN.into_response();
     }
-    let Some(email) = lock(&shared.machine).clone() else { return StatusCode::NOT_FOUND.into_response() };
+    let Some(email) = machine else { return StatusCode::NOT_FOUND.into_response() };
     let text = match path {
         "project/project-id" => email.split(['@', '.']).nth(1).unwrap_or_default().to_owned(),
         "instance/attributes/cluster-location" => "europe-west3".into(),

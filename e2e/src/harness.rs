@@ -79,6 +79,8 @@ impl Harness {
     pub fn operator(&self, options: &OperatorOptions) -> Operator {
         let kubeconfig = self.folder.path().join("operator.kubeconfig");
         let mut options = options.clone();
+        // What a test says comes last, and wins.
+        let given = std::mem::take(&mut options.env);
         if let Some(Ok(gcp)) = GCP.get() {
             options.env.extend(gcp.environment());
         }
@@ -95,6 +97,7 @@ impl Harness {
             options.env.push(("AWS_ENDPOINT_URL".into(), aws.url.clone()));
             options.env.push(("AWS_EC2_METADATA_DISABLED".into(), "true".into()));
         }
+        options.env.extend(given);
         Operator::start(&self.binary, &kubeconfig, self.folder.path(), &options)
     }
 }

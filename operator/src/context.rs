@@ -323,6 +323,15 @@ impl Context {
                 false => self.objects.wake(user, Wake::store(since)),
             }
         }
+        self.wake_failed_pushes(store, None);
+    }
+
+    /// PushSecrets whose last push into a store failed, in one namespace or in all.
+    fn wake_failed_pushes(&self, store: &StoreKey, scope: Option<&str>) {
+        let users = self.push_secrets.users(store).into_iter().filter(|key| scope.is_none_or(|scope| *key.namespace == *scope));
+        for user in users.filter(|key| self.push_secrets.has_failed(key)) {
+            self.pushes.wake(user, Wake::store(Instant::now()));
+        }
     }
 
     fn forget_stores(&self, shard: usize) {
@@ -361,6 +370,7 @@ impl Context {
         for object in self.state.users(&user.store, user.scope.as_deref(), false) {
             self.objects.wake(object, Wake::store(now));
         }
+        self.wake_failed_pushes(&user.store, user.scope.as_deref());
     }
 
     /// An object is gone: what it used goes with it.
@@ -402,7 +412,10 @@ impl Context {
     pub async fn tidy(&self) {
         let scopes = self.state.scopes();
         let is_used = |key: &ConnectionKey| match &key.scope {
-            Some(scope) => scopes.contains(&(key.store.clone(), scope.clone())),
+            Some(scope) => {
+                scopes.contains(&(key.store.clone(), scope.clone()))
+                    || self.push_secrets.users(&key.store).iter().any(|user| user.namespace == *scope)
+            }
             None => true,
         };
         self.connections.tidy(is_used, &self.refs).await;

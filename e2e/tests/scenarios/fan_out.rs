@@ -165,6 +165,22 @@ async fn any_of_several_selectors_selects_and_metadata_that_changes_reaches_all(
         Api::<ExternalSecret>::namespaced(case.client.clone(), namespace).get_opt(&case.name).await.unwrap()
     };
     assert!(object(&neither).await.is_none());
+    let mut wrong = spec(json!({"labels": {"from": "fan", "one": "1"}, "annotations": {"note": "n"}}));
+    wrong["spec"]["namespaceSelectors"] = json!([{"matchExpressions": [{"key": "team", "operator": "in", "values": ["x"]}]}]);
+    case.apply(wrong).await.unwrap();
+    eventually("a wrong selector is named", async || {
+        let status = api(&case, "ClusterExternalSecret").get(&case.name).await.unwrap().data["status"].clone();
+        status["conditions"][0]["message"].as_str()?.contains("\"in\" is no operator").then_some(())
+    })
+    .await;
+    assert!(object(&a).await.is_some() && object(&b).await.is_some(), "and takes nothing away");
+    case.apply(spec(json!({"labels": {"from": "fan", "one": "1"}, "annotations": {"note": "n"}}))).await.unwrap();
+    eventually("it is right again", async || {
+        let status = api(&case, "ClusterExternalSecret").get(&case.name).await.unwrap().data["status"].clone();
+        (status["conditions"][0]["status"] == "True").then_some(())
+    })
+    .await;
+    told(&case, "ClusterExternalSecret", &[&a, &b], &[]).await;
     for namespace in [&a, &b] {
         eventually("its Secret", async || secret(&case.client, namespace, &case.name).await.filter(|s| s["user"] == "CANARY-u"))
             .await;

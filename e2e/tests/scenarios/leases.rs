@@ -302,3 +302,75 @@ async fn what_is_replaced_works_until_its_grace_is_over_and_a_pushed_one_as_long
     eventually("and what was kept of it", async || (leases(&case).await.len() == 1).then_some(())).await;
     crate::case::stop(operator);
 }
+
+#[tokio::test]
+async fn a_forged_state_has_no_rights_of_a_cluster_generator() {
+    let case = Case::new("leaseforged").await;
+    let thief = lockstep_e2e::faults::Faults::default();
+    let seen = thief.seen();
+    let url = thief.proxy(&case.harness.vault.url, None).unwrap();
+    let provider = json!({"server": url, "auth": {"kubernetes": {"mountPath": "kubernetes", "role": "thief"}}});
+    let inner = json!({"path": "database/creds/x", "provider": provider});
+    let spec = json!({"kind": "VaultDynamicSecret", "generator": {"vaultDynamicSecretSpec": inner}});
+    let resource = json!({"apiVersion": "generators.external-secrets.io/v1alpha1", "kind": "ClusterGenerator",
+        "metadata": {"name": "nobody-made-this"}, "spec": spec});
+    let state = json!({"lease": {"id": "database/creds/x/1", "seconds": 3600, "renewable": true}, "slot": "a", "issued": "2026-01-01T00:00:00Z"});
+    let forged = json!({"apiVersion": "generators.external-secrets.io/v1alpha1", "kind": "GeneratorState",
+        "metadata": {"name": "forged", "finalizers": [lockstep_crds::generator::state::FINALIZER]}, "spec": {"resource": resource, "state": state}});
+    case.apply(forged).await.unwrap();
+    states(&case).delete("forged", &DeleteParams::default()).await.unwrap();
+    let said = eventually("it is refused", async || {
+        let conditions = states(&case).get_opt("forged").await.unwrap()?.status?.conditions;
+        conditions.into_iter().find(|c| c.reason.as_deref() == Some("RevocationFailed"))?.message
+    })
+    .await;
+    assert!(said.contains("the operator's own is for ClusterGenerators only"), "{said}");
+    assert!(seen.of("POST", "").is_empty(), "nothing was sent to the server that it names");
+    let patch = json!({"metadata": {"finalizers": null}});
+    states(&case).patch("forged", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_there_is_kept_while_vault_is_away_and_a_lease_may_be_longer_than_its_login() {
+    let case = Case::with_own_class("leaseaway").await;
+    let postgres = database(&case).await;
+    let operator = case.own_operator("a", &["--generator-gc-grace-period", "1s"]);
+    let vault = &case.harness.vault;
+    let proxy = lockstep_e2e::proxy::Proxy::to(vault.url.trim_start_matches("http://"));
+    // A login of seconds, renewed by the operator, and a lease of hours under it.
+    vault.policy_of(&case.name, &["read", "update"], &["database/creds/*", "sys/leases/*", "auth/token/renew-accessor"]).await;
+    vault.auth(&case.name, "userpass").await;
+    let login = json!({"password": "CANARY-login", "token_policies": [case.name], "token_ttl": "20s", "token_max_ttl": "1h"});
+    vault.write(&format!("auth/{}/users/operator", case.name), login).await;
+    case.apply_secret("login", &[("password", "CANARY-login")]).await;
+    role(&case, &case.name, "2h", "24h").await;
+    let auth =
+        json!({"userPass": {"path": case.name, "username": "operator", "secretRef": {"name": "login", "key": "password"}}});
+    let provider = json!({"server": format!("http://{}", proxy.address), "auth": auth});
+    let spec = json!({"path": format!("database/creds/{}", case.name), "provider": provider, "controller": case.name});
+    generator(&case, "VaultDynamicSecret", "db", spec).await;
+    let object = json!({"secretStoreRef": null, "refreshInterval": "2s", "dataFrom": [from("VaultDynamicSecret", "db")]});
+    case.external_secret("db", object).await;
+    let pair = values(&case, "db").await;
+    let issued = || vault.requests("read", &format!("database/creds/{}", case.name));
+    let looks = || vault.requests("update", "sys/leases/renew");
+    let since = looks();
+    eventually("it is refreshed four times", async || (looks() >= since + 4).then_some(())).await;
+    assert_eq!((issued(), case.secret("db").await.unwrap()), (1, pair.clone()));
+
+    proxy.take_away();
+    let said = eventually("it is said", async || {
+        let found = states(&case).list(&Default::default()).await.unwrap().items;
+        let conditions = found.into_iter().next()?.status?.conditions;
+        conditions.into_iter().find(|c| c.reason.as_deref() == Some("RenewalFailed"))?.message
+    })
+    .await;
+    assert!(said.contains("could not be reached"), "{said}");
+    assert!(logs_in(postgres, &pair).await);
+    assert_eq!(case.secret("db").await.unwrap(), pair, "what holds is used, whoever does not answer");
+    proxy.bring_back();
+    let since = looks();
+    eventually("it is prolonged again", async || (looks() >= since + 2).then_some(())).await;
+    assert_eq!((issued(), values(&case, "db").await), (1, pair));
+    crate::case::stop(operator);
+}

@@ -32,6 +32,7 @@ mod refresh;
 mod rendering;
 mod samples;
 mod shards;
+mod store_samples;
 mod stores;
 mod sync;
 mod targets;

@@ -143,3 +143,61 @@ async fn generators_are_asked_again_at_each_refresh() {
     let patch = json!({"spec": {"refreshInterval": "0"}});
     on.api().patch("timed", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_place_that_gets_another_name_keeps_what_is_wanted_there() {
+    let on = Pushing::new("pushsame").await;
+    let spec = |data: Value| json!({"deletionPolicy": "Delete", "refreshInterval": "0", "data": data});
+    // The whole becomes one property of it, and that the whole again; a key gets its mount before it, another store's name.
+    on.push("push", spec(json!([on.entry(None, "app", None)]))).await;
+    on.remote_is("app", json!({"user": "CANARY-u", "pass": "CANARY-p"})).await;
+    on.push("push", spec(json!([on.entry(Some("pass"), "app", Some("pw"))]))).await;
+    on.synced("push").await;
+    eventually("the places follow", async || {
+        (on.places("push").await == [format!("SecretStore/vault {}/pw", on.key("app"))]).then_some(())
+    })
+    .await;
+    on.remote_is("app", json!({"pw": "CANARY-p"})).await;
+    on.push("push", spec(json!([on.entry(None, "app", None)]))).await;
+    on.synced("push").await;
+    on.remote_is("app", json!({"user": "CANARY-u", "pass": "CANARY-p"})).await;
+    let mut whole = on.entry(None, "app", None);
+    whole["match"]["remoteRef"]["remoteKey"] = json!(format!("secret/data/{}", on.key("app")));
+    on.push("push", spec(json!([whole]))).await;
+    on.synced("push").await;
+    eventually("the places follow", async || {
+        (on.places("push").await == [format!("SecretStore/vault secret/data/{}", on.key("app"))]).then_some(())
+    })
+    .await;
+    on.remote_is("app", json!({"user": "CANARY-u", "pass": "CANARY-p"})).await;
+
+    // Two objects push to one place: the one that goes leaves it to the other.
+    let data = json!([on.entry(Some("user"), "shared", Some("user"))]);
+    for name in ["before", "after"] {
+        on.push(name, spec(data.clone())).await;
+        on.synced(name).await;
+    }
+    on.api().delete("before", &Default::default()).await.unwrap();
+    eventually("it goes", async || on.api().get_opt("before").await.unwrap().is_none().then_some(())).await;
+    on.remote_is("shared", json!({"user": "CANARY-u"})).await;
+    on.api().delete("after", &Default::default()).await.unwrap();
+    eventually("it goes", async || on.api().get_opt("after").await.unwrap().is_none().then_some(())).await;
+    on.remote_is("shared", Value::Null).await;
+}
+
+#[tokio::test]
+async fn a_store_that_works_again_is_pushed_to_at_once_and_a_template_source_is_followed() {
+    let on = Pushing::new("pushback").await;
+    let good = lockstep_e2e::vault::ROOT;
+    on.0.apply_secret("vault-token", &[("token", "wrong")]).await;
+    on.0.apply_secret("text", &[("conf", r#"{"dsn": "{{ .user }}"}"#)]).await;
+    let template = json!({"templateFrom": [{"secret": {"name": "text", "items": [{"key": "conf"}]}}]});
+    on.push("push", json!({"template": template, "data": [on.entry(Some("conf"), "conf", None)]})).await;
+    on.failed("push", "code 403").await;
+    // Its own next try is an hour away.
+    on.0.apply_secret("vault-token", &[("token", good)]).await;
+    on.remote_is("conf", json!({"dsn": "CANARY-u"})).await;
+    on.synced("push").await;
+    on.0.apply_secret("text", &[("conf", r#"{"url": "{{ .user }}"}"#)]).await;
+    on.remote_is("conf", json!({"url": "CANARY-u"})).await;
+}

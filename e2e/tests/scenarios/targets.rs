@@ -13,7 +13,9 @@ async fn kinds(case: &Case) {
     static SERVED: OnceCell<()> = OnceCell::const_new();
     SERVED
         .get_or_init(async || {
-            let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+            let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {
+                "level": {"type": "string", "enum": ["low", "high"]}, "count": {"type": "integer"},
+            }});
             let crd = |kind: &str, scope: &str| {
                 let (plural, singular) = (format!("{}s", kind.to_lowercase()), kind.to_lowercase());
                 json!({
@@ -223,7 +225,7 @@ async fn a_template_writes_to_paths_of_a_custom_resource() {
 
 #[tokio::test]
 async fn a_target_that_the_operator_may_not_or_can_not_write_is_refused_by_name() {
-    let (case, _operator) = case("refused").await;
+    let (case, operator) = case("refused").await;
     case.put("app", json!({"k": "CANARY"})).await;
     let config_map =
         |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"theirs": "1"}});
@@ -236,12 +238,33 @@ async fn a_target_that_the_operator_may_not_or_can_not_write_is_refused_by_name(
         ("closed", manifest("targets.example.org/v1", "Closed"), "the operator's role must allow that kind"),
         ("foreign", manifest("v1", "ConfigMap"), "exists and was not made by ExternalSecret"),
         ("secret", manifest("v1", "Secret"), "spec.target.manifest is for other kinds than Secret"),
+        ("slash", manifest("/v1", "Secret"), "spec.target.manifest.apiVersion is no apiVersion"),
+        ("push", manifest("external-secrets.io/v1alpha1", "PushSecret"), "of this operator's own kinds"),
+        ("state", manifest("generators.external-secrets.io/v1alpha1", "GeneratorState"), "of this operator's own kinds"),
     ] {
         case.external_secret(name, json!({"data": data, "target": target})).await;
         let message = case.ready_is(name, "False", FAILED, needle).await;
         assert!(!message.contains("CANARY"), "{message}");
     }
     field_is(&config_maps(&case), "foreign", "data", json!({"theirs": "1"})).await;
+
+    // What the schema refuses is named by its place: the API server's words quote it.
+    case.put("typed", json!({"level": "CANARY-level", "count": "CANARY-count"})).await;
+    for (name, path, needle) in [
+        ("level", "spec.level", "does not take it (code 422: spec.level: "),
+        ("count", "spec.count", "patch failed (code 500: its words"),
+    ] {
+        let template = json!({"templateFrom": [{"target": path, "literal": format!("{{{{ .{name} }}}}")}]});
+        let mut target = manifest("targets.example.org/v1", "Widget");
+        target["template"] = template;
+        let spec = json!({"dataFrom": [{"extract": {"key": case.key("typed")}}], "target": target});
+        case.external_secret(&format!("typed-{name}"), spec).await;
+        let message = case.ready_is(&format!("typed-{name}"), "False", FAILED, needle).await;
+        assert!(!message.contains("CANARY"), "{message}");
+        let object = case.objects().get(&format!("typed-{name}")).await.unwrap();
+        assert!(!serde_json::to_string(&object.status).unwrap().contains("CANARY"));
+    }
+    assert!(!operator.process.output().contains("CANARY"));
 
     // Of two that want the same one, without an owner reference too, one has it and the other says whose it is.
     let orphan = json!({"name": "both", "manifest": {"apiVersion": "v1", "kind": "ConfigMap"}, "creationPolicy": "Orphan"});

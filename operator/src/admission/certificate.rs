@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use lockstep_providers::SecretBytes;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::client::WebPkiServerVerifier;
@@ -59,7 +59,9 @@ pub fn served(certificate: &[u8], key: &[u8]) -> Result<Served, String> {
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "tls.key is no PEM of a key".to_owned())?;
     let key =
         CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|_| "tls.key is not the key of tls.crt")?;
-    let left = ends.duration_since(begins) / 3;
+    // One of ours begins a little before it was made.
+    let skew = SignedDuration::try_from(SKEW).unwrap_or_default();
+    let left = (ends.duration_since(begins) - skew).max(SignedDuration::ZERO) / 3;
     Ok(Served { key: Arc::new(key), ends, renew: ends.checked_sub(left).unwrap_or(begins) })
 }
 
@@ -153,7 +155,7 @@ mod tests {
         let pair = make(&names(), 90 * DAY, None, now).unwrap();
         let served = judge(&pair, &names(), now).unwrap();
         let days = served.renew.duration_since(now).as_secs() / 86_400;
-        assert_eq!((days, served.ends.duration_since(now).as_secs() / 86_400), (59, 90));
+        assert_eq!((days, served.ends.duration_since(now).as_secs() / 86_400), (60, 90));
         assert_eq!(why(&pair, &names(), now + 61 * DAY), format!("it ends at {}", served.ends));
         assert!(why(&pair, &["other.svc".into()], now).contains("it is not trusted as other.svc"));
         assert!(why(&pair, &names(), now - DAY).contains("it is not trusted as lockstep-webhook.lockstep-system.svc"));

@@ -79,8 +79,16 @@ fn moved(findings: Findings, to: &str) -> Findings {
 fn external_secret(object: &ExternalSecret) -> Findings {
     let spec: &ExternalSecretSpec = &object.spec;
     let namespace: Arc<str> = object.metadata.namespace.as_deref().unwrap_or_default().into();
+    let generators = spec.data_from.iter().filter_map(|entry| entry.source_ref.as_ref()?.generator_ref.as_ref());
+    // Another operator may serve them.
+    let not_ours = generators.filter_map(|reference| GeneratorKey::referred(&namespace, reference).err());
+    let mut warnings: Vec<String> = not_ours.map(|why| format!("sourceRef.generatorRef: {why}")).collect();
     let mut problems: Vec<String> = plan::settings(object, false).err().into_iter().collect();
-    problems.extend(plan::sources(object, &namespace).err());
+    if warnings.is_empty() {
+        problems.extend(plan::sources(object, &namespace).err());
+    } else {
+        problems.retain(|why| !why.contains("is not served"));
+    }
     for (i, entry) in spec.data_from.iter().enumerate() {
         let field = format!("spec.dataFrom[{i}]");
         let pattern = entry.find.as_ref().and_then(|find| find.name.as_ref()).and_then(|name| name.regexp.as_deref());
@@ -90,7 +98,6 @@ fn external_secret(object: &ExternalSecret) -> Findings {
     if let Some(template) = &spec.target.template {
         problems.extend(template::problems("spec.target.template", template, spec.target.manifest.is_some()));
     }
-    let mut warnings = Vec::new();
     for (i, entry) in spec.data.iter().enumerate() {
         if spec.data[..i].iter().any(|earlier| earlier.secret_key == entry.secret_key) {
             warnings.push(format!("spec.data[{i}]: the key {} stands there twice; the later entry wins", entry.secret_key));

@@ -24,7 +24,11 @@ use super::checks::{self, Findings};
 use super::keeper::Current;
 
 /// Longest question: an object and the one before, each as large as etcd takes them, and what stands around.
-const LONGEST: usize = 8 << 20;
+const LONGEST: usize = 4 << 20;
+/// Longer questions than this are read one after another: parsed, they take many times their size.
+const LONG: usize = 256 << 10;
+/// Checks at once. One that takes too long goes on without anybody who waits.
+const CHECKS: usize = 4;
 /// Connections at once; the API servers need a handful.
 const CONNECTIONS: usize = 128;
 /// How long a handshake, and how long a question, may take to arrive.
@@ -57,23 +61,32 @@ impl Counts {
     }
 }
 
+/// What bounds the memory of all questions together.
+struct Room {
+    long: Semaphore,
+    checks: Arc<Semaphore>,
+    counts: Arc<Counts>,
+}
+
 /// Answers on a listener for ever.
 pub async fn serve(listener: TcpListener, current: Arc<Current>, counts: Arc<Counts>) {
     let config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(current);
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let checks = Arc::new(Semaphore::new(CHECKS));
+    let room = Arc::new(Room { long: Semaphore::new(1), checks, counts });
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(place) = room.clone().try_acquire_owned() else {
-            counts.refused.fetch_add(1, Ordering::Relaxed);
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            room.counts.refused.fetch_add(1, Ordering::Relaxed);
             continue;
         };
-        let (acceptor, counts) = (acceptor.clone(), counts.clone());
+        let (acceptor, room) = (acceptor.clone(), room.clone());
         tokio::spawn(async move {
-            if let Err(why) = connection(stream, acceptor, counts).await {
+            if let Err(why) = connection(stream, acceptor, room).await {
                 tracing::debug!(%peer, "a connection ended: {why}");
             }
             drop(place);
@@ -81,12 +94,12 @@ pub async fn serve(listener: TcpListener, current: Arc<Current>, counts: Arc<Cou
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, counts: Arc<Counts>) -> Result<(), String> {
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, room: Arc<Room>) -> Result<(), String> {
     let tls = tokio::time::timeout(ARRIVES, acceptor.accept(stream)).await.map_err(|_| "no handshake in time")?;
     let tls = tls.map_err(|error| error.to_string())?;
     let answer = service_fn(move |request| {
-        let counts = counts.clone();
-        async move { Ok::<_, Infallible>(answer(request, &counts).await) }
+        let room = room.clone();
+        async move { Ok::<_, Infallible>(answer(request, &room).await) }
     });
     // An API server keeps its connection; one that says nothing for a while goes.
     let mut http = http1::Builder::new();
@@ -100,16 +113,32 @@ fn plain(code: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-async fn answer(request: Request<Incoming>, counts: &Counts) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, room: &Room) -> Response<Full<Bytes>> {
     if request.method() != Method::POST || request.uri().path() != "/validate" {
         return plain(StatusCode::NOT_FOUND, "POST /validate takes an AdmissionReview\n");
     }
-    let body = tokio::time::timeout(ARRIVES, Limited::new(request.into_body(), LONGEST).collect()).await;
+    let busy = || plain(StatusCode::SERVICE_UNAVAILABLE, "too many questions at once\n");
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse::<usize>().ok());
+    let is_long = length.is_none_or(|length| length > LONG);
+    if length.is_some_and(|length| length > LONGEST) {
+        return plain(StatusCode::PAYLOAD_TOO_LARGE, "the review is too long\n");
+    }
+    let _long = match is_long {
+        true => match tokio::time::timeout(CHECKED, room.long.acquire()).await {
+            Ok(Ok(place)) => Some(place),
+            _ => return busy(),
+        },
+        false => None,
+    };
+    // Who sends much sends it quickly: others wait for the place.
+    let arrives = if is_long { CHECKED } else { ARRIVES };
+    let body = tokio::time::timeout(arrives, Limited::new(request.into_body(), LONGEST).collect()).await;
     let body = match body {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "the review is too long, or was cut off\n"),
         Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the review did not arrive in time\n"),
     };
+    let Ok(Ok(place)) = tokio::time::timeout(CHECKED, room.checks.clone().acquire_owned()).await else { return busy() };
     let Ok(review) = serde_json::from_slice::<AdmissionReview<DynamicObject>>(&body) else {
         return plain(StatusCode::BAD_REQUEST, "this is no AdmissionReview (admission.k8s.io/v1)\n");
     };
@@ -119,14 +148,17 @@ async fn answer(request: Request<Incoming>, counts: &Counts) -> Response<Full<By
     };
     let (kind, response) = (asked.kind.kind.clone(), AdmissionResponse::from(&asked));
     // Whatever the texts of a manifest make of a parser, others are answered meanwhile.
-    let checked = tokio::task::spawn_blocking(move || review_of(&asked));
+    let checked = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        review_of(&asked)
+    });
     let response = match tokio::time::timeout(CHECKED, checked).await {
         Ok(Ok(findings)) => {
-            counts.add(&kind, if findings.problems.is_empty() { "allowed" } else { "denied" });
+            room.counts.add(&kind, if findings.problems.is_empty() { "allowed" } else { "denied" });
             respond(response, findings)
         }
         Ok(Err(_)) | Err(_) => {
-            counts.add(&kind, "unchecked");
+            room.counts.add(&kind, "unchecked");
             let warning = "Lockstep's webhook could not check this in time; the operator says what is wrong with it, if anything";
             respond(response, Findings { warnings: vec![warning.into()], ..Findings::default() })
         }

@@ -71,7 +71,8 @@ async fn resource(ctx: &Context, manifest: &TargetManifest) -> Result<ApiResourc
         return Ok(known);
     }
     let field = "spec.target.manifest";
-    let (group, version) = manifest.api_version.split_once('/').unwrap_or(("", &manifest.api_version));
+    manifest::check(manifest).map_err(ApplyError::Refused)?;
+    let (group, version) = manifest::group_and_version(&manifest.api_version).unwrap_or_default();
     let kind = GroupVersionKind::gvk(group, version, &manifest.kind);
     ctx.metrics.api_request("get", "apis");
     let found = kube_io::in_time(pinned_kind(&ctx.client, &kind)).await;
@@ -276,10 +277,24 @@ fn bound_to(desired: &Desired, name: &str, meta: &k8s_openapi::apimachinery::pkg
     }
 }
 
+/// The fields that the API server names, each with its reason and none with its words.
+fn places(status: &kube::core::Status) -> String {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let named: Vec<String> = causes.filter(|c| !c.field.is_empty()).map(|c| format!("{}: {}", c.field, c.reason)).collect();
+    match named.is_empty() {
+        true => "its words may quote a value; compare what is rendered with the kind's schema".into(),
+        false => named.join(", "),
+    }
+}
+
 fn failure(desired: &Desired, what: &str, verb: &str, error: &kube::Error) -> ApplyError {
     match error {
         kube::Error::Api(status) => {
-            let said = desired.scrub(&status.message);
+            // What a value is refused for quotes it: of that only the places are told.
+            let said = match matches!(status.code, 400 | 422 | 500) && verb == "patch" {
+                true => places(status),
+                false => desired.scrub(&status.message),
+            };
             match status.code {
                 409 => ApplyError::Conflict(format!("{what} is being written by somebody else; trying again")),
                 403 => ApplyError::Refused(format!(

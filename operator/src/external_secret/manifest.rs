@@ -140,13 +140,31 @@ pub fn check_size(manifest: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// The parts of an apiVersion, as the API server reads it; none: it is none.
+pub fn group_and_version(api_version: &str) -> Option<(&str, &str)> {
+    let (group, version) = match api_version.split_once('/') {
+        Some(("", _)) => return None,
+        Some(parts) => parts,
+        None => ("", api_version),
+    };
+    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b));
+    (!version.is_empty() && plain(group) && plain(version)).then_some((group, version))
+}
+
 /// Checks what can be said of a kind without asking.
 ///
 /// # Errors
 /// A sentence that names the field.
 pub fn check(manifest: &TargetManifest) -> Result<(), String> {
-    if manifest.kind == "Secret" && manifest.api_version == "v1" {
-        return Err("spec.target.manifest is for other kinds than Secret; leave it out".into());
+    let field = "spec.target.manifest";
+    let (group, _) = group_and_version(&manifest.api_version)
+        .ok_or_else(|| format!("{field}.apiVersion is no apiVersion; write for example v1 or apps/v1"))?;
+    if manifest.kind == "Secret" && group.is_empty() {
+        return Err(format!("{field} is for other kinds than Secret; leave it out"));
+    }
+    // Who may write ExternalSecrets has no right to what those kinds can do with the operator's.
+    if group == "external-secrets.io" || group.ends_with(".external-secrets.io") {
+        return Err(format!("{field}: {} is of this operator's own kinds, which are no targets", manifest.kind));
     }
     Ok(())
 }
@@ -157,6 +175,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn secrets_and_the_operators_own_kinds_are_no_targets_however_they_are_written() {
+        let said = |api_version: &str, kind: &str| {
+            check(&TargetManifest { api_version: api_version.into(), kind: kind.into() }).err().unwrap_or_default()
+        };
+        for (api_version, kind, needle) in [
+            ("v1", "Secret", "other kinds than Secret"),
+            ("/v1", "Secret", "no apiVersion"),
+            ("v1/", "Secret", "no apiVersion"),
+            ("", "Secret", "no apiVersion"),
+            ("apps/v1/x", "Deployment", "no apiVersion"),
+            ("v1?x", "ConfigMap", "no apiVersion"),
+            ("external-secrets.io/v1", "ExternalSecret", "own kinds"),
+            ("external-secrets.io/v1alpha1", "PushSecret", "own kinds"),
+            ("generators.external-secrets.io/v1alpha1", "GeneratorState", "own kinds"),
+        ] {
+            assert!(said(api_version, kind).contains(needle), "{api_version} {kind}");
+        }
+        for (api_version, kind) in [("v1", "ConfigMap"), ("apps/v1", "Deployment"), ("example.com/v1", "Secret")] {
+            assert_eq!(said(api_version, kind), "");
+        }
+    }
 
     #[test]
     fn paths_lead_into_maps_and_lists_and_maps_are_joined() {

@@ -242,6 +242,7 @@ pub fn settings(object: &ExternalSecret, referent: bool) -> Result<Settings, Str
     if let Some(type_) = spec.target.template.as_ref().and_then(|t| t.type_.as_deref()) {
         target::check_type(type_)?;
     }
+    check_engine("spec.target.template", spec.target.template.as_ref())?;
     let windows = spec.sync_windows.as_ref().map(Windows::new).transpose()?;
     let namespace: Arc<str> = object.metadata.namespace.as_deref().unwrap_or_default().into();
     for (i, generator) in object.generator_refs() {
@@ -249,6 +250,17 @@ pub fn settings(object: &ExternalSecret, referent: bool) -> Result<Settings, Str
             .map_err(|why| format!("spec.dataFrom[{i}].sourceRef.generatorRef: {why}"))?;
     }
     Ok(Settings { policy: spec.refresh_policy.unwrap_or_default(), interval, group: group(object, referent), windows })
+}
+
+/// Templates of an older engine mean something else.
+///
+/// # Errors
+/// A sentence about `engineVersion`.
+pub fn check_engine(field: &str, template: Option<&lockstep_crds::external_secret::Template>) -> Result<(), String> {
+    match template.and_then(|t| t.engine_version.as_deref()).filter(|v| !v.is_empty() && *v != "v2") {
+        Some(other) => Err(format!("{field}.engineVersion: {other} is not served; templates are of v2")),
+        None => Ok(()),
+    }
 }
 
 /// The least of the hashes of what is read: two objects that share a remote secret are likely to have the same one.
@@ -567,6 +579,7 @@ mod tests {
         for (spec, needle) in [
             (json!({"refreshInterval": "banana"}), "spec.refreshInterval: \"banana\" is no duration"),
             (json!({"target": {"template": {"type": "kubernetes.io/service-account-token"}}}), "service-account-token"),
+            (json!({"target": {"template": {"engineVersion": "v1"}}}), "spec.target.template.engineVersion: v1 is not served"),
             (json!({"target": {"manifest": {"apiVersion": "v1", "kind": "Secret"}}}), "spec.target.manifest is for other kinds"),
             (
                 json!({"data": [{"secretKey": "k", "remoteRef": {"key": "k"}, "sourceRef": {"generatorRef": {"kind": "UUID", "name": "u"}}}]}),

@@ -74,6 +74,7 @@ async fn act(ctx: &Arc<Context>, key: &FanOutKey, fan_out: &FanOut, step: &Step)
         Action::Keep => None,
         Action::Foreign => failed(format!("{} {name} exists and was not made by this object", key.kind.made()), false),
         Action::Apply => {
+            let _permit = ctx.writes.acquire().await.ok()?;
             // Not onto one that a watch has not shown yet: its owner is looked at first.
             match owner_of(ctx, key.kind, namespace, name).await {
                 Ok(Some(owner)) if owner.as_deref() != Some(&*fan_out.uid) => {
@@ -82,7 +83,6 @@ async fn act(ctx: &Arc<Context>, key: &FanOutKey, fan_out: &FanOut, step: &Step)
                 Ok(_) => {}
                 Err(error) => return failed(kube_error(&error), true),
             }
-            let _permit = ctx.writes.acquire().await.ok()?;
             ctx.metrics.api_request("patch", key.kind.resource());
             let manifest = fan_out.manifest(namespace);
             let url = url(ctx, key.kind, namespace);

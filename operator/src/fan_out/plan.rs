@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cache::FanOut;
 use crate::keys::ObjectKey;
-use crate::store::plan::selects;
+use crate::store::plan::{check_selector, selects};
 
 /// An object that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,11 @@ pub fn plan(
     if fan_out.selectors.is_empty() && fan_out.namespaces.is_empty() {
         return Err("names no namespaces: set spec.namespaceSelectors or spec.namespaces".into());
     }
+    // What a selector that is wrong would select is not known: nothing is made or taken away on its account.
+    for (i, selector) in fan_out.selectors.iter().enumerate() {
+        check_selector(selector)
+            .map_err(|why| format!("spec.namespaceSelectors[{i}].{why}; nothing is changed until it is right"))?;
+    }
     let wanted: BTreeSet<&str> = fan_out.namespaces.iter().map(String::as_str).collect();
     let selected = |name: &str, labels| wanted.contains(name) || fan_out.selectors.iter().any(|s| selects(s, labels));
     let (name, fingerprint) = (fan_out.object_name(), fan_out.fingerprint());
@@ -141,6 +146,17 @@ mod tests {
             Action::Delete { name, .. } => format!("{} delete {name}", step.namespace),
         };
         steps.iter().map(word).collect()
+    }
+
+    #[test]
+    fn a_selector_that_is_wrong_takes_nothing_away() {
+        for expression in [json!({"key": "team", "operator": "in", "values": ["x"]}), json!({"key": "team", "operator": "NotIn"})]
+        {
+            let f = fan_out(json!({"namespaceSelectors": [{"matchExpressions": [expression]}]}));
+            let there = [existing(&f, "a", "app", Some("me"))];
+            let said = plan(&f, &namespaces(), &Made::of(&there)).unwrap_err();
+            assert!(said.starts_with("spec.namespaceSelectors[0].matchExpressions[0]: "), "{said}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::Api;
 use lockstep_crds::GeneratorState;
 use lockstep_crds::generator::state::{FINALIZER, LABEL_OWNER, SECRET_TYPE};
-use lockstep_providers::generator::{Generated, Generator, Lease};
+use lockstep_providers::generator::{Generated, Generator, Held, Lease};
 use lockstep_providers::{Error, Result, SecretBytes};
 use serde_json::json;
 
@@ -70,23 +70,36 @@ pub async fn make(
     {
         return Ok(values);
     }
+    // In a task of its own: whoever waits may give up, and what was issued is written down or given back all the same.
+    let (ctx, definition, slot) = (ctx.clone(), definition.clone(), slot.to_owned());
+    let (referrer, uid, owner) = (asker.referrer.clone(), asker.uid.to_owned(), asker.owner.clone());
+    let issued = tokio::spawn(async move {
+        let asker = Asker { referrer: &referrer, uid: &uid, owner };
+        issue(&ctx, &*generator, &asker, &definition, &slot).await
+    });
+    issued.await.unwrap_or_else(|_| Err(Error::unavailable("the call of the generator broke off")))
+}
+
+/// Has something issued, and writes it down.
+async fn issue(
+    ctx: &Arc<Context>,
+    generator: &dyn Generator,
+    asker: &Asker<'_>,
+    definition: &Definition,
+    slot: &str,
+) -> Result<Values> {
     let answer = generator.generate().await;
     ctx.generators.called(definition.identity.kind, "generate", &answer);
     let Generated { values, lease } = answer?;
-    match lease {
-        None => Ok(values),
-        Some(lease) => {
-            let kept = keep(ctx, asker, definition, slot, &lease, &values).await;
-            if let Err(error) = kept {
-                // What is not written down would stay until it ends by itself.
-                if let Err(why) = generator.revoke(&lease).await {
-                    tracing::warn!(generator = %definition.name, error = %why, "a lease that could not be kept was not given back");
-                }
-                return Err(error);
-            }
-            Ok(values)
+    let Some(lease) = lease else { return Ok(values) };
+    if let Err(error) = keep(ctx, asker, definition, slot, &lease, &values).await {
+        // What is not written down would stay until it ends by itself.
+        if let Err(why) = generator.revoke(&lease).await {
+            tracing::warn!(generator = %definition.name, error = %why, "a lease that could not be kept was not given back");
         }
+        return Err(error);
     }
+    Ok(values)
 }
 
 /// The values of a lease that holds for a while; none: another one is to be made.
@@ -124,7 +137,7 @@ pub async fn prolong(ctx: &Context, key: &ObjectKey, entry: &Entry, generator: &
     }
     let now = (ctx.clock)();
     let (known, answer) = match answer {
-        Ok(left) => (plan::held(entry.state.lease.seconds, left, now), Ok(())),
+        Ok(held) => (plan::held(entry.state.lease.seconds, held, &entry.known, now), Ok(())),
         Err(Error::NotFound(why)) => {
             tracing::info!(state = %key, %why, "a lease has ended");
             (Known { until: Some(now), ended: true, ..Known::default() }, Ok(()))
@@ -173,7 +186,7 @@ async fn keep(
         let object = GeneratorState { metadata: made.metadata, ..object };
         Entry::of(&object, &ctx.options.controller_class)
     }) {
-        entry.known = plan::held(lease.seconds, lease.seconds, now);
+        entry.known = plan::held(lease.seconds, Held { seconds: lease.seconds, within: None }, &Known::default(), now);
         ctx.states.applied(&key, entry);
     }
     ctx.leases.wake(key.clone(), Wake::timer(tokio::time::Instant::now()));

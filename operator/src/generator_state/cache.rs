@@ -68,6 +68,8 @@ pub struct Known {
     pub next: Option<Timestamp>,
     /// When it is tried again to give it back.
     pub revoke_at: Option<Timestamp>,
+    /// The longest time, in seconds, for which what it hangs on was prolonged.
+    pub within: Option<u64>,
 }
 
 impl Entry {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, Preconditions};
+use kube::api::{Api, DynamicObject, Preconditions};
 use lockstep_crds::conditions::LeaseReason;
 use lockstep_crds::generator::state::FINALIZER;
 use lockstep_crds::{ExternalSecret, GeneratorState, PushSecret};
@@ -24,10 +24,11 @@ use crate::external_secret::status::{rfc3339, until};
 use crate::external_secret::target::FIELD_MANAGER;
 use crate::external_secret::{self, kube_error};
 use crate::generator::{Definition, lease};
-use crate::keys::{ObjectKey, Referrer};
+use crate::keys::{GeneratorKey, ObjectKey, Referrer};
 use crate::kube_io;
 use crate::push_secret;
 use crate::queue::{Next, Wake};
+use crate::refs::RefObject;
 use cache::{Entry, Known};
 use plan::{OwnerView, Plan};
 
@@ -76,9 +77,26 @@ fn owner_view(ctx: &Context, owner: &Referrer, uid: &str) -> OwnerView {
     }
 }
 
+/// Whoever may write a GeneratorState says what it is of. The rights of a ClusterGenerator come from the very ClusterGenerator that
+/// there is, never from what stands in a namespace.
 async fn generator_of(ctx: &Arc<Context>, key: &ObjectKey, entry: &Entry) -> Result<Arc<dyn Generator>> {
-    let definition = Definition::of_resource(&key.namespace, &entry.resource, &ctx.options.controller_class)?;
+    let class = &ctx.options.controller_class;
+    let mut definition = Definition::of_resource(&key.namespace, &entry.resource, class)?;
+    if definition.identity.of_cluster {
+        let name = entry.resource["metadata"]["name"].as_str().unwrap_or_default();
+        let named = GeneratorKey { namespace: key.namespace.clone(), kind: None, name: name.into() };
+        let live = cluster_generator(ctx, &named).await?;
+        let live = live.and_then(|object| Definition::new(&named, &object, class).ok());
+        definition.identity.of_cluster = live.is_some_and(|live| live.identity == definition.identity);
+    }
     ctx.generators.get(&definition, None).await
+}
+
+async fn cluster_generator(ctx: &Context, key: &GeneratorKey) -> Result<Option<DynamicObject>> {
+    let api: Api<DynamicObject> = RefObject::generator(key).generator_api(ctx.client.clone());
+    ctx.metrics.api_request("get", "clustergenerators");
+    let found = kube_io::in_time(api.get_opt(&key.name)).await;
+    found.map_err(|error| Error::unavailable(format!("{key} could not be read ({})", kube_error(&error))))
 }
 
 async fn renew(ctx: &Arc<Context>, key: &ObjectKey, entry: &Entry) -> Option<Timestamp> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use lockstep_providers::generator::Held;
 
 use super::cache::{Entry, Known};
 
@@ -81,13 +82,18 @@ pub fn later(now: Timestamp, wait: Duration) -> Timestamp {
     now.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
 
-/// What is known of a lease of `whole` seconds that holds for `left` seconds from now on.
-pub fn held(whole: u64, left: u64, now: Timestamp) -> Known {
+/// What is known of a lease of `whole` seconds that was just prolonged, and before that.
+pub fn held(whole: u64, held: Held, before: &Known, now: Timestamp) -> Known {
+    // What it hangs on can be prolonged no further, and takes it along: it is a fraction of what it was.
+    let within = held.within.max(before.within);
+    let last = held.within.filter(|now| within.is_some_and(|most| now.saturating_mul(4) < most) && *now < whole / 3);
+    let left = last.map_or(held.seconds, |last| last.min(held.seconds));
     let (whole, left) = (whole.max(1) as f64, left as f64);
     let ended = left < whole * REPLACE_AT;
-    let wait = Duration::try_from_secs_f64(left - whole * LOOK_AT).unwrap_or(SOONEST).max(SOONEST);
+    let wait = Duration::try_from_secs_f64(left - whole * LOOK_AT).unwrap_or(SOONEST);
+    let wait = held.within.map_or(wait, |seconds| wait.min(Duration::from_secs(seconds) / 2)).max(SOONEST);
     let until = later(now, Duration::try_from_secs_f64(left).unwrap_or_default());
-    Known { until: Some(until), ended, next: (!ended).then(|| later(now, wait)), ..Known::default() }
+    Known { until: Some(until), ended, next: (!ended).then(|| later(now, wait)), within, ..Known::default() }
 }
 
 /// What is known after a look that told nothing: it is tried again until the time is over that was told last.
@@ -95,8 +101,10 @@ pub fn unknown(entry: &Entry, now: Timestamp) -> Known {
     let failures = entry.known.failures.saturating_add(1);
     let until = entry.known.until.unwrap_or_else(|| later(entry.state.issued, Duration::from_secs(entry.state.lease.seconds)));
     let wait = Duration::from_secs(1 << failures.min(6));
-    let next = (until > now).then(|| later(now, wait).min(until));
-    Known { until: Some(until), ended: until <= now, failures, next, revoke_at: None }
+    // A user of the lease who asks in between puts its own look off no further.
+    let planned = entry.known.next.filter(|planned| *planned > now).unwrap_or(Timestamp::MAX);
+    let next = (until > now).then(|| later(now, wait).min(until).min(planned));
+    Known { until: Some(until), ended: until <= now, failures, next, revoke_at: None, within: entry.known.within }
 }
 
 /// When a revocation that failed is tried again.
@@ -114,6 +122,10 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    }
+
+    fn forever(seconds: u64) -> Held {
+        Held { seconds, within: None }
     }
 
     fn entry() -> Entry {
@@ -147,7 +159,7 @@ mod tests {
         let used = settled(0, &["a"]);
         let e = entry();
         assert_eq!(plan(&e, None, &used, GRACE, at(1)), Plan::Renew, "nothing is known of it after a start");
-        let held = Entry { known: held(60, 60, at(1)), ..entry() };
+        let held = Entry { known: held(60, forever(60), &Known::default(), at(1)), ..entry() };
         assert_eq!(plan(&held, None, &used, GRACE, at(1)), Plan::Wait(Some(at(37))));
         assert_eq!(plan(&held, None, &used, GRACE, at(37)), Plan::Renew);
         assert_eq!(plan(&e, None, &OwnerView::Gone, GRACE, at(1)), Plan::Delete);
@@ -165,7 +177,7 @@ mod tests {
 
     #[test]
     fn one_that_was_replaced_stays_until_the_target_has_the_other() {
-        let e = Entry { known: held(60, 60, at(1)), ..entry() };
+        let e = Entry { known: held(60, forever(60), &Known::default(), at(1)), ..entry() };
         let newer = Some(at(50));
         assert_eq!(plan(&e, newer, &settled(0, &["a"]), GRACE, at(37)), Plan::Renew, "the target has the old one");
         assert_eq!(plan(&e, newer, &OwnerView::Unsettled, GRACE, at(37)), Plan::Renew);
@@ -175,16 +187,23 @@ mod tests {
 
     #[test]
     fn a_lease_that_can_not_be_prolonged_is_replaced_ahead_of_its_end() {
-        assert!(!held(60, 60, at(0)).ended);
-        assert!(!held(60, 30, at(0)).ended);
-        assert!(held(60, 19, at(0)).ended);
-        assert_eq!(held(60, 24, at(0)).next, Some(at(1)), "not at once again");
-        assert_eq!(held(60, 19, at(0)).until, Some(at(19)));
+        assert!(!held(60, forever(60), &Known::default(), at(0)).ended);
+        assert!(!held(60, forever(30), &Known::default(), at(0)).ended);
+        assert!(held(60, forever(19), &Known::default(), at(0)).ended);
+        assert_eq!(held(60, forever(24), &Known::default(), at(0)).next, Some(at(1)), "not at once again");
+        assert_eq!(held(60, forever(19), &Known::default(), at(0)).until, Some(at(19)));
+        // A day's lease under an hour's login: it is looked at in time, and holds.
+        let under = held(86_400, Held { seconds: 86_400, within: Some(3600) }, &Known::default(), at(0));
+        assert_eq!((under.ended, under.next), (false, Some(at(1800))));
+        // The login comes to the end of its longest time, and with it the lease.
+        let later = held(86_400, Held { seconds: 80_000, within: Some(1200) }, &under, at(9));
+        assert!(!later.ended && later.within == Some(3600));
+        assert!(held(86_400, Held { seconds: 80_000, within: Some(800) }, &later, at(9)).ended);
     }
 
     #[test]
     fn while_nothing_is_heard_of_it_a_lease_holds_for_the_time_that_was_told() {
-        let mut e = Entry { known: held(60, 60, at(100)), ..entry() };
+        let mut e = Entry { known: held(60, forever(60), &Known::default(), at(100)), ..entry() };
         for second in [140, 142, 146, 154] {
             e.known = unknown(&e, at(second));
             assert!(!e.known.ended && e.known.next > Some(at(second)));

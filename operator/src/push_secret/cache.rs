@@ -123,6 +123,22 @@ impl PushSecrets {
         self.lock().get(key).and_then(|kept| kept.memo.as_ref()).is_some_and(|memo| memo.ready == Some(false))
     }
 
+    /// Another object whose status tells of the same place, if there is one: of a SecretStore in the same namespace, of a
+    /// ClusterSecretStore anywhere. One that is being deleted does not count.
+    pub fn also_pushed_by(&self, key: &ObjectKey, store: &str, place: &str) -> Option<ObjectKey> {
+        let of_cluster = store.starts_with("ClusterSecretStore/");
+        let all = self.lock();
+        let mut others = all.iter().filter(|(other, kept)| {
+            *other != key && kept.object.metadata.deletion_timestamp.is_none() && (of_cluster || other.namespace == key.namespace)
+        });
+        let pushes = |kept: &Kept| {
+            let told = kept.object.status.as_ref().map(|status| &status.synced_push_secrets);
+            let known = kept.memo.as_ref().map(|memo| &memo.pushed);
+            known.or(told).and_then(|pushed| pushed.get(store)).is_some_and(|places| places.contains_key(place))
+        };
+        others.find(|(_, kept)| pushes(kept)).map(|(other, _)| other.clone())
+    }
+
     /// Those of a namespace.
     pub fn of_namespace(&self, namespace: &str) -> Vec<ObjectKey> {
         self.lock().keys().filter(|key| *key.namespace == *namespace).cloned().collect()

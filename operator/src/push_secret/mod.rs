@@ -31,6 +31,7 @@ use crate::generator::{Definition, lease};
 use crate::keys::{GeneratorKey, ObjectKey, Referrer, StoreKey};
 use crate::kube_io;
 use crate::queue::{Next, Wake};
+use crate::refs::RefObject;
 use crate::resolver::ObjectResolver;
 use cache::Memo;
 use plan::{Entry, FINALIZER, Given, Plan, Settings};
@@ -48,13 +49,21 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, active: 
     let namespace = &key.namespace;
     let stores = stores_of(ctx, &object, namespace);
     let verdict = ctx.state.verdict(namespace, stores.iter().cloned(), &ctx.options);
-    if verdict == StoreVerdict::Foreign && object.metadata.deletion_timestamp.is_none() {
+    if verdict == StoreVerdict::Foreign {
         return None;
     }
     let lapsed = object.metadata.uid.as_deref().is_some_and(|uid| ctx.states.has_lapsed(uid));
     match plan::plan(&object, &memo, wake, lapsed, now) {
         Plan::Skip(due) => {
-            ctx.push_secrets.remember(key, object.metadata.uid.as_deref(), Memo { met: true, ..memo });
+            if let Some(generator) = object.spec.selector.generator_ref.as_ref().filter(|_| !memo.met)
+                && let Ok(generator) = GeneratorKey::referred(namespace, generator)
+            {
+                // What an earlier process read: a change of it from now on is seen.
+                ctx.object_refs.adopt(&Referrer::PushSecret(key.clone()), RefObject::generator(&generator));
+            }
+            // A source is watched once it was pushed: until then it waits for its turn.
+            let met = memo.met || !plan::is_unseen(&object, &memo);
+            ctx.push_secrets.remember(key, object.metadata.uid.as_deref(), Memo { met, ..memo });
             due.map(|due| next(now, Requeue::Turn(due)))
         }
         Plan::Finish => active.while_waiting(finish(ctx, key, &object, &memo)).await,
@@ -106,10 +115,7 @@ async fn push(ctx: &Arc<Context>, key: &ObjectKey, object: &PushSecret, memo: &M
         Ok(known) => known,
         Err(error) => return failed(api_failure(&error)),
     };
-    let mut by_store: BTreeMap<&StoreKey, Vec<&Entry>> = BTreeMap::new();
-    entries.iter().for_each(|entry| by_store.entry(&entry.store).or_default().push(entry));
-    let writes = by_store.into_iter().map(|(store, entries)| into_store(ctx, key, object, store, entries));
-    let results: Vec<_> = futures::future::join_all(writes).await.into_iter().flatten().collect();
+    let results = into_stores(ctx, key, object, &entries).await;
     let (mut problems, mut written, mut in_place) = (Vec::new(), 0, Vec::new());
     for (entry, result) in results {
         match result {
@@ -127,10 +133,23 @@ async fn push(ctx: &Arc<Context>, key: &ObjectKey, object: &PushSecret, memo: &M
     };
     // What could not be pushed everywhere is no reason to take anything away.
     if problems.is_empty() {
+        let mut deleted = false;
         for (store, place, data) in plan::leftovers(object, &memo.pushed, &entries) {
             match delete_one(ctx, key, &store, &data).await {
-                Ok(()) => forget(&mut pushed, &store, &place),
+                Ok(did) => {
+                    deleted |= did;
+                    forget(&mut pushed, &store, &place);
+                }
                 Err(error) => problems.push((plan::describe(&store.replace('/', " "), &data.match_.remote_ref), error)),
+            }
+        }
+        // Another name may be the same place: a key with and without its mount, a whole secret and a property of it, two stores on
+        // one backend. What is wanted there is put back at once.
+        if deleted {
+            for (entry, result) in into_stores(ctx, key, object, &entries).await {
+                if let Err(error) = result {
+                    problems.push((entry.describe(), error));
+                }
             }
         }
     }
@@ -212,6 +231,19 @@ fn api_failure(error: &kube::Error) -> Failure {
         retry,
         ..Failure::rejected(format!("the PushSecret itself could not be written ({}), so nothing was pushed", kube_error(error)))
     }
+}
+
+/// Everything, into all stores at once.
+async fn into_stores<'a>(
+    ctx: &Arc<Context>,
+    key: &ObjectKey,
+    object: &PushSecret,
+    entries: &'a [Entry],
+) -> Vec<(&'a Entry, Result<Pushed, Error>)> {
+    let mut by_store: BTreeMap<&StoreKey, Vec<&Entry>> = BTreeMap::new();
+    entries.iter().for_each(|entry| by_store.entry(&entry.store).or_default().push(entry));
+    let writes = by_store.into_iter().map(|(store, entries)| into_store(ctx, key, object, store, entries));
+    futures::future::join_all(writes).await.into_iter().flatten().collect()
 }
 
 /// Everything that goes into one store, one after another.
@@ -319,13 +351,18 @@ pub fn settled(object: &PushSecret, memo: &Memo) -> crate::generator_state::plan
     }
 }
 
-/// Deletes one place; a store that is not there any more is an error.
+/// Deletes one place, unless another object pushes there too; answers whether it was there. A store that is not there any more is
+/// an error.
 async fn delete_one(
     ctx: &Arc<Context>,
     key: &ObjectKey,
     store: &str,
     data: &lockstep_crds::push_secret::PushData,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
+    if let Some(other) = ctx.push_secrets.also_pushed_by(key, store, &plan::place(&data.match_.remote_ref)) {
+        tracing::info!(push = %key, %other, place = %plan::describe(store, &data.match_.remote_ref), "pushed by another object too, and left alone");
+        return Ok(false);
+    }
     let store = plan::store_of(&key.namespace, store)
         .ok_or_else(|| Error::invalid("status.syncedPushSecrets", format!("{store} is no store")))?;
     // A store that does not admit the namespace any more is not written to either.
@@ -336,10 +373,11 @@ async fn delete_one(
     }
     let reader = ctx.connect(&store, &key.namespace).await?;
     match reader.delete(&plan::target_of(data)).await? {
-        Deleted::Done | Deleted::Absent => Ok(()),
+        Deleted::Done => Ok(true),
+        Deleted::Absent => Ok(false),
         Deleted::NotOurs => {
             tracing::info!(push = %key, place = %plan::describe(&store.to_string(), &data.match_.remote_ref), "not managed by us, and left alone");
-            Ok(())
+            Ok(false)
         }
     }
 }
@@ -352,7 +390,7 @@ async fn finish(ctx: &Arc<Context>, key: &ObjectKey, object: &PushSecret, memo: 
     if object.spec.deletion_policy == PushDeletionPolicy::Delete {
         for (store, place, data) in plan::leftovers(object, &memo.pushed, &[]) {
             match delete_one(ctx, key, &store, &data).await {
-                Ok(()) => forget(&mut pushed, &store, &place),
+                Ok(_) => forget(&mut pushed, &store, &place),
                 Err(error) => problems.push((plan::describe(&store.replace('/', " "), &data.match_.remote_ref), error)),
             }
         }

@@ -18,11 +18,12 @@ use lockstep_providers::{Payload, SecretBytes, Source, Target};
 use serde_json::Value;
 
 use super::cache::Memo;
-use crate::external_secret::plan::{Due, synced_version_of};
+use crate::external_secret::plan::{Due, check_engine, synced_version_of};
 use crate::external_secret::rewrite;
 use crate::keys::{StoreKey, stable_hash};
 use crate::queue::Wake;
 use crate::resolver::keys_of;
+use crate::store::plan::check_selector;
 use crate::turns::Turn;
 
 /// Keeps a PushSecret until what it pushed is deleted.
@@ -96,9 +97,7 @@ pub fn plan(object: &PushSecret, memo: &Memo, wake: Wake, lapsed: bool, now: Tim
     let due = wake.turn && next.is_some_and(|due| due.at <= now);
     // A generator's values are not made anew on account of a store.
     let store = wake.store && object.spec.selector.generator_ref.is_none();
-    // What was not watched until now may have changed: one that was well is looked at in its turn.
-    let unseen = !memo.met && memo.ready == Some(true) && !changed;
-    if unseen && object.spec.selector.generator_ref.is_none() {
+    if is_unseen(object, memo) && !wake.turn {
         return Plan::Skip(Some(Due { at: now, turn: settings.turn() }));
     }
     match memo.refreshed.is_none() || changed || due || lapsed || store || wake.source || memo.ready != Some(true) {
@@ -106,6 +105,12 @@ pub fn plan(object: &PushSecret, memo: &Memo, wake: Wake, lapsed: bool, now: Tim
         false if wake.turn && !memo.met => Plan::Push(settings),
         false => Plan::Skip(next),
     }
+}
+
+/// Whether its Secrets were not watched until now and may have changed: one that was well is looked at in its turn.
+pub fn is_unseen(object: &PushSecret, memo: &Memo) -> bool {
+    let changed = memo.synced.as_deref() != Some(&synced_version(object));
+    !memo.met && memo.ready == Some(true) && !changed && object.spec.selector.generator_ref.is_none()
 }
 
 /// Parses and checks what the API server does not.
@@ -126,6 +131,12 @@ pub fn settings(object: &PushSecret) -> Result<Settings, String> {
     if spec.secret_store_refs.is_empty() && !spec.data.is_empty() {
         return Err("spec.secretStoreRefs is empty; name the stores of spec.data".into());
     }
+    for reference in store_refs(object) {
+        if let Some(Err(why)) = reference.label_selector.as_ref().map(check_selector) {
+            return Err(format!("labelSelector.{why}"));
+        }
+    }
+    check_engine("spec.template", spec.template.as_ref())?;
     match (&spec.selector.secret, &spec.selector.generator_ref) {
         (Some(secret), None) => match (secret.name.as_deref().filter(|n| !n.is_empty()), &secret.selector) {
             (Some(_), None) | (None, Some(_)) => {}

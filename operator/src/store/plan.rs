@@ -104,7 +104,13 @@ fn anchored(pattern: &str) -> Result<regex::Regex, regex::Error> {
 /// A sentence that names the field.
 pub fn check(spec: &SecretStoreSpec) -> Result<(), String> {
     interval(spec)?;
+    if let Some(text) = spec.retry_settings.as_ref().and_then(|settings| settings.retry_interval.as_deref()) {
+        parse_go(text).map_err(|why| format!("spec.retrySettings.retryInterval: {why}"))?;
+    }
     for (i, condition) in spec.conditions.iter().enumerate() {
+        if let Some(Err(why)) = condition.namespace_selector.as_ref().map(check_selector) {
+            return Err(format!("spec.conditions[{i}].namespaceSelector.{why}; it admits nobody"));
+        }
         if let Some(bad) = condition.namespace_regexes.iter().find(|r| anchored(r).is_err()) {
             return Err(format!("spec.conditions[{i}].namespaceRegexes: {bad:?} is no regular expression; it admits nobody"));
         }
@@ -112,8 +118,30 @@ pub fn check(spec: &SecretStoreSpec) -> Result<(), String> {
     Ok(())
 }
 
-/// A label selector, as Kubernetes reads it: all of its parts must match; an unknown operator matches nothing.
+/// Checks a label selector as the API server checks those of its own kinds.
+///
+/// # Errors
+/// A sentence about the expression.
+pub fn check_selector(selector: &LabelSelector) -> Result<(), String> {
+    for (i, e) in selector.match_expressions.iter().flatten().enumerate() {
+        let (field, values) = (format!("matchExpressions[{i}]"), e.values.as_ref().is_some_and(|v| !v.is_empty()));
+        match (e.operator.as_str(), values) {
+            ("In" | "NotIn", true) | ("Exists" | "DoesNotExist", false) => {}
+            (operator @ ("In" | "NotIn"), false) => return Err(format!("{field}: {operator} needs values")),
+            (operator @ ("Exists" | "DoesNotExist"), true) => return Err(format!("{field}: {operator} takes no values")),
+            (operator, _) => {
+                return Err(format!("{field}: {operator:?} is no operator; write In, NotIn, Exists or DoesNotExist"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A label selector, as Kubernetes reads it: all of its parts must match; one that is wrong matches nothing.
 pub fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    if check_selector(selector).is_err() {
+        return false;
+    }
     let mut equal = selector.match_labels.iter().flatten();
     let mut expressions = selector.match_expressions.iter().flatten();
     equal.all(|(k, v)| labels.get(k) == Some(v))
@@ -158,12 +186,32 @@ mod tests {
             (json!({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["a"]}]}}), false),
             (json!({"namespaceSelector": {"matchExpressions": [{"key": "tier", "operator": "Exists"}]}}), false),
             (json!({"namespaceSelector": {"matchExpressions": [{"key": "tier", "operator": "Sideways"}]}}), false),
+            (json!({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "NotIn"}]}}), false),
+            (json!({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "Exists", "values": ["a"]}]}}), false),
             (json!({}), false),
         ] {
             assert_eq!(condition_matches(&condition(json.clone()), "prod", Some(&labels)), expected, "{json}");
         }
         let by_label = condition(json!({"namespaceSelector": {}}));
         assert!(!condition_matches(&by_label, "prod", None), "a namespace that is not known has no labels to match");
+    }
+
+    #[test]
+    fn a_selector_that_the_api_server_would_not_take_is_named() {
+        for (expression, expected) in [
+            (json!({"key": "team", "operator": "in", "values": ["a"]}), "matchExpressions[0]: \"in\" is no operator"),
+            (json!({"key": "team", "operator": "In"}), "In needs values"),
+            (json!({"key": "team", "operator": "NotIn", "values": []}), "NotIn needs values"),
+            (json!({"key": "team", "operator": "Exists", "values": ["a"]}), "Exists takes no values"),
+            (json!({"key": "team", "operator": "DoesNotExist"}), ""),
+        ] {
+            let selector = json!({"matchExpressions": [expression]});
+            let said = check_selector(&serde_json::from_value(selector.clone()).unwrap()).err().unwrap_or_default();
+            assert!(said.contains(expected) && said.is_empty() == expected.is_empty(), "{said}");
+            let spec =
+                SecretStoreSpec { conditions: vec![condition(json!({"namespaceSelector": selector}))], ..Default::default() };
+            assert_eq!(check(&spec).is_err(), !expected.is_empty());
+        }
     }
 
     #[test]

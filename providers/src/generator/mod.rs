@@ -51,6 +51,15 @@ pub struct Lease {
     pub accessor: Option<String>,
 }
 
+/// How long a lease holds after it was prolonged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// In seconds.
+    pub seconds: u64,
+    /// It ends earlier, after so many seconds, unless it is prolonged again by then: what it hangs on is prolonged with it.
+    pub within: Option<u64>,
+}
+
 /// A generator, ready to be asked. Dropped futures leave it usable: every method is cancel-safe.
 #[async_trait]
 pub trait Generator: Send + Sync {
@@ -60,11 +69,11 @@ pub trait Generator: Send + Sync {
     /// Never [`Error::NotFound`]: that a generator has nothing says nothing about a secret.
     async fn generate(&self) -> Result<Generated>;
 
-    /// Prolongs a lease by its time; answers for how many seconds it holds from now on.
+    /// Prolongs a lease by its time; answers for how long it holds from now on.
     ///
     /// # Errors
     /// [`Error::NotFound`] when it has ended: what was made with it is worth nothing any more.
-    async fn renew(&self, _lease: &Lease) -> Result<u64> {
+    async fn renew(&self, _lease: &Lease) -> Result<Held> {
         Err(Error::Unsupported("this generator makes nothing that could be prolonged".into()))
     }
 

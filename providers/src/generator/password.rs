@@ -15,6 +15,8 @@ use crate::{Error, Result, SecretBytes};
 
 /// Longest password, in characters: all keys of a Secret together hold 1 MiB.
 const LONGEST: usize = 65_536;
+/// Characters of all passwords of one generator at most.
+const MOST: usize = 1 << 20;
 const SYMBOLS: &str = "~!@#$%^&*()_+`-={}|[]\\:\"<>?,./";
 
 /// Makes passwords.
@@ -48,6 +50,10 @@ impl Password {
         characters.sort_unstable();
         characters.dedup();
         let keys = if spec.secret_keys.is_empty() { vec!["password".to_owned()] } else { spec.secret_keys };
+        if keys.len().saturating_mul(length) > MOST {
+            let why = format!("{} passwords of {length} characters are more than a Secret holds", keys.len());
+            return Err(Error::invalid("spec.secretKeys", why));
+        }
         let made = Self {
             length,
             digits,

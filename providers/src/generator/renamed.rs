@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Generated, Generator, Lease};
+use super::{Generated, Generator, Held, Lease};
 use crate::{Error, Result};
 
 type Renames = &'static [(&'static str, &'static str)];
@@ -30,7 +30,7 @@ impl<G: Generator> Generator for Renamed<G> {
         self.1.generate().await.map_err(|error| rename(self.0, authority(error)))
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<u64> {
+    async fn renew(&self, lease: &Lease) -> Result<Held> {
         self.1.renew(lease).await.map_err(|error| rename(self.0, error))
     }
 

@@ -15,6 +15,9 @@ use crate::error::foreign_text;
 use crate::http::{no_answer, retry_after};
 use crate::{Error, Result};
 
+/// Begins the message of a request that Vault understood and did not take: its credentials were not the reason.
+pub(super) const NOT_TAKEN: &str = "Vault does not take the request to";
+
 /// Sends requests to one Vault.
 pub(super) struct VaultClient {
     http: Client,
@@ -219,7 +222,7 @@ fn failure(
             Error::unavailable(format!("somebody else wrote {path} at the same time ({said}); it is tried again"))
         }
         (400, _) if words.contains("Upgrading") => Error::unavailable(format!("{server} answered {path} with {said}")),
-        (400, Some(_)) => Error::Denied(format!("Vault does not take the request to {path} ({said})")),
+        (400, Some(_)) => Error::Denied(format!("{NOT_TAKEN} {path} ({said})")),
         (429, _) => Error::Throttled { retry_after: wait, message: format!("{server} ({said})") },
         (503, _) if words.contains("sealed") => Error::unreachable(format!("{server} is sealed ({said}); unseal it")),
         _ => Error::unavailable(format!("{server} answered {path} with {said}")),

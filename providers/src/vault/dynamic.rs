@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::Vault;
 use super::kv::{self, Path};
-use crate::generator::{Generated, Generator, Lease, values_of};
+use crate::generator::{Generated, Generator, Held, Lease, values_of};
 use crate::registry::Options;
 use crate::secret_bytes::WipedJson;
 use crate::{Error, Provider, Resolver, Result};
@@ -166,6 +166,10 @@ impl Generator for Dynamic {
             return Err(Error::invalid("spec.path", why));
         }
         let values = values_of(taken.unwrap_or(&nothing));
+        if answer.auth.is_some() {
+            // A token is a child of the login that made it, and ends with it.
+            self.vault.session.leased().await;
+        }
         let lease = match answer.lease_id.is_empty() {
             true => None,
             false => Some(Lease {
@@ -178,14 +182,13 @@ impl Generator for Dynamic {
         Ok(Generated { values, lease })
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<u64> {
+    async fn renew(&self, lease: &Lease) -> Result<Held> {
         // The login first: a lease ends with it, however long it says.
         let login = match &lease.accessor {
             Some(accessor) => self.vault.session.prolong(accessor).await?,
             None => None,
         };
-        let seconds = self.prolonged(lease).await?;
-        Ok(login.map_or(seconds, |login| login.min(seconds)))
+        Ok(Held { seconds: self.prolonged(lease).await?, within: login })
     }
 
     async fn revoke(&self, lease: &Lease) -> Result<()> {

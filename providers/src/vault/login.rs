@@ -273,15 +273,14 @@ impl Session {
             return Ok(None);
         }
         match self.look_up(token).await {
-            Ok(()) if token.made.elapsed() < POLICIES_HOLD => {
+            // What was issued to a token ends with it: it is prolonged for as long as it lives, and not replaced.
+            Ok(()) if token.made.elapsed() < POLICIES_HOLD || state.leased => {
                 state.confirmed = Some(Instant::now());
                 Ok(None)
             }
             Ok(()) => {
                 let fresh = self.log_in(&mut state).await?;
-                if !std::mem::take(&mut state.leased) {
-                    self.give_back(token).await;
-                }
+                self.give_back(token).await;
                 Ok(Some(fresh))
             }
             Err(Error::Denied(_)) => self.log_in(&mut state).await.map(Some),

@@ -117,10 +117,12 @@ impl Vault {
         let token = self.session.token().await?;
         let asked = Instant::now();
         match self.client.call(method.clone(), path, &token.text, body).await {
-            Err(Error::Denied(why)) => match self.session.after_denial(&token, asked).await? {
-                Some(fresh) => self.client.call(method, path, &fresh.text, body).await,
-                None => Err(Error::Denied(why)),
-            },
+            Err(Error::Denied(why)) if !why.starts_with(client::NOT_TAKEN) => {
+                match self.session.after_denial(&token, asked).await? {
+                    Some(fresh) => self.client.call(method, path, &fresh.text, body).await,
+                    None => Err(Error::Denied(why)),
+                }
+            }
             other => other,
         }
     }
