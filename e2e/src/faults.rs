@@ -102,6 +102,11 @@ impl Faults {
         self.rules().push(Rule { when: Arc::new(when), left: times, fault });
     }
 
+    /// How many faults are to happen still.
+    pub fn left(&self) -> usize {
+        self.rules().iter().filter(|rule| rule.left < usize::MAX).map(|rule| rule.left).sum()
+    }
+
     /// Puts them before a server.
     pub fn before(&self, server: Router) -> Router {
         server.layer(from_fn_with_state(self.clone(), disturb))

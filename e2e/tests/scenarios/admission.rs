@@ -238,10 +238,24 @@ async fn what_is_wrong_is_said_at_apply_and_the_webhook_keeps_its_own_certificat
     denied(Api::<Secret>::namespaced(own.clone(), NAMESPACE).list(&Default::default()).await.map(drop));
     denied(Api::<Secret>::namespaced(own.clone(), NAMESPACE).get("another").await.map(drop));
     denied(Api::<Secret>::namespaced(own.clone(), &case.name).get(NAME).await.map(drop));
-    denied(Api::<ValidatingWebhookConfiguration>::all(own).list(&Default::default()).await.map(drop));
+    denied(Api::<Secret>::namespaced(own.clone(), NAMESPACE).delete(NAME, &Default::default()).await.map(drop));
+    let another: Secret = serde_json::from_value(json!({"metadata": {"name": "another"}})).unwrap();
+    denied(Api::<Secret>::namespaced(own.clone(), NAMESPACE).create(&Default::default(), &another).await.map(drop));
+    denied(Api::<ValidatingWebhookConfiguration>::all(own.clone()).list(&Default::default()).await.map(drop));
+    denied(Api::<ValidatingWebhookConfiguration>::all(own).delete("lockstep", &Default::default()).await.map(drop));
+
+    // Time alone brings the next certificate.
+    drop((webhook, second));
+    put_pair(&case, None).await;
+    let short = Webhook::start(&case, "c", free_port(), &["--certificate-validity", "12s"], &path);
+    short.ready().await;
+    let first = renewed(&case, b"").await;
+    let next = renewed(&case, &first).await;
+    assert_ne!(renewed(&case, &next).await, first);
+    assert!(short.process.is_running() && !short.process.output().contains("PRIVATE"));
+    drop(short);
 
     // Without it everything is taken, and the operator says what is wrong.
-    drop((webhook, second));
     case.apply(object(&case, "bad", bad())).await.unwrap();
     let configurations: Api<ValidatingWebhookConfiguration> = Api::all(case.client.clone());
     configurations.delete("lockstep", &Default::default()).await.unwrap();

@@ -344,7 +344,7 @@ async fn a_store_that_says_so_tries_again() {
         on.case.apply_store(&store, on.spec(service, json!({}))).await;
         let (faults, name) = (on.aws.faults.clone(), on.case.name.clone());
         on.case
-            .rides_two_failures_out(&store, json!([entry("x", json!({"key": key}))]), || {
+            .rides_two_failures_out(&store, json!([entry("x", json!({"key": key}))]), &on.aws.faults, || {
                 let body = json!({"__type": "InternalServiceError", "message": "as the test asked"}).to_string();
                 faults.add(2, Answer { status: 503, retry_after: None, body }, move |_, body| {
                     body.windows(name.len()).any(|window| window == name.as_bytes())

@@ -146,7 +146,7 @@ async fn a_store_that_says_so_tries_again() {
     on.store("kv", on.secret_auth()).await;
     let host = format!("{}.vault.azure.net", on.case.name);
     on.case
-        .rides_two_failures_out("kv", json!([entry("x", json!({"key": "app"}))]), || {
+        .rides_two_failures_out("kv", json!([entry("x", json!({"key": "app"}))]), &on.azure.faults, || {
             let body = json!({"error": {"code": "ServiceUnavailable", "message": "as the test asked"}}).to_string();
             let failing = Fault::Answer { status: 503, retry_after: None, body };
             on.azure.faults.add(2, failing, move |parts, _| {

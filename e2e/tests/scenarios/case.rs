@@ -151,7 +151,7 @@ impl Case {
     }
 
     /// With `retrySettings`, two failures in a row of a store's provider are told to nobody.
-    pub async fn rides_two_failures_out(&self, store: &str, data: Value, fail_twice: impl FnOnce()) {
+    pub async fn rides_two_failures_out(&self, store: &str, data: Value, faults: &Faults, fail_twice: impl FnOnce()) {
         self.change_store(store, json!({"retrySettings": {"maxRetries": 2, "retryInterval": "20ms"}})).await;
         self.external_secret("before", json!({"secretStoreRef": {"name": store}, "data": data})).await;
         self.synced("before").await;
@@ -159,6 +159,7 @@ impl Case {
         self.external_secret("patient", json!({"secretStoreRef": {"name": store}, "data": data})).await;
         self.synced("patient").await;
         assert_eq!(self.events("patient").await.get("UpdateFailed"), None);
+        assert_eq!(faults.left(), 0, "both failures came");
     }
 
     /// A store on Vault with the root token, named `vault`.

@@ -121,9 +121,13 @@ async fn the_webhook_may_do_what_its_certificate_needs_and_with_cert_manager_not
         assert_eq!(service["spec"]["selector"], of(objects, "Deployment")[0]["spec"]["template"]["metadata"]["labels"]);
         assert_eq!(configuration["webhooks"][0]["failurePolicy"], "Ignore");
     }
-    for kind in ["Role", "ClusterRole"] {
-        let rules = of(&own, kind).remove(0)["rules"].as_array().unwrap().clone();
-        assert!(rules.iter().all(|rule| rule["resourceNames"].as_array().is_some_and(|names| names.len() == 1)), "{rules:?}");
+    // Its own Secret and its own configuration, and nothing that it does not do with them.
+    for (kind, group, resource, name, last) in [
+        ("Role", "", "secrets", "lockstep-webhook", "update"),
+        ("ClusterRole", "admissionregistration.k8s.io", "validatingwebhookconfigurations", "lockstep", "patch"),
+    ] {
+        let expected = json!([{"apiGroups": [group], "resources": [resource], "resourceNames": [name], "verbs": ["get", "list", "watch", last]}]);
+        assert_eq!(of(&own, kind).remove(0)["rules"], expected);
         assert!(of(&with_cert_manager, kind).is_empty() && of(&with_cert_manager, "Secret").is_empty());
     }
     let pod = &of(&with_cert_manager, "Deployment")[0]["spec"]["template"]["spec"];

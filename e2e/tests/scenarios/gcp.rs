@@ -134,7 +134,7 @@ async fn a_store_that_says_so_tries_again() {
     on.store("sm", json!({})).await;
     let path = format!("/v1/{}", on.secret("app"));
     on.case
-        .rides_two_failures_out("sm", json!([entry("x", json!({"key": "app"}))]), || {
+        .rides_two_failures_out("sm", json!([entry("x", json!({"key": "app"}))]), &on.gcp.faults, || {
             let body = json!({"error": {"code": 503, "status": "UNAVAILABLE", "message": "as the test asked"}}).to_string();
             let failing = Fault::Answer { status: 503, retry_after: None, body };
             on.gcp.faults.add(2, failing, move |parts, _| parts.uri.path().starts_with(&path));
@@ -488,6 +488,7 @@ async fn secrets_are_found_by_name_and_labels() {
     for (name, find, expected) in [
         ("name", json!({"name": {"regexp": "^db-"}}), &[("db-a", "CANARY-x"), ("db-b", "CANARY-y")]),
         ("tags", json!({"tags": {"team": "x"}}), &[("db-a", "CANARY-x"), ("web-c", "CANARY-x")]),
+        ("path", json!({"path": "db-"}), &[("db-a", "CANARY-x"), ("db-b", "CANARY-y")]),
     ] {
         on.case.external_secret(name, json!({"secretStoreRef": {"name": "sm"}, "dataFrom": [{"find": find}]})).await;
         on.case.secret_is(name, expected).await;

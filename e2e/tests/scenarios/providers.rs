@@ -122,7 +122,7 @@ async fn a_store_that_says_so_tries_again() {
     let server = json!({"url": url, "caBundle": ca_bundle(&case)});
     case.apply_store("there", json!({"kubernetes": {"server": server, "auth": auth, "remoteNamespace": case.name}})).await;
     let data = json!([{"secretKey": "user", "remoteRef": {"key": "app", "property": "user"}}]);
-    case.rides_two_failures_out("there", data, || {
+    case.rides_two_failures_out("there", data, &faults, || {
         let body =
             json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "ServiceUnavailable", "code": 503});
         let failing = Fault::Answer { status: 503, retry_after: None, body: body.to_string() };

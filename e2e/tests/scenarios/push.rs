@@ -297,7 +297,11 @@ async fn what_is_wrong_with_a_push_is_said_and_nothing_is_lost() {
             json!({"secretStoreRefs": [{"name": "nowhere"}], "data": data}),
             format!("SecretStore {}/nowhere does not exist", on.0.name),
         ),
-        ("readonly", json!({"secretStoreRefs": [{"name": "readonly"}], "data": data}), "code 403".to_owned()),
+        (
+            "readonly",
+            json!({"secretStoreRefs": [{"name": "readonly"}], "data": data}),
+            format!("SecretStore {}/readonly, remote key {}, property user: ", on.0.name, on.key("app")),
+        ),
         (
             "interval",
             json!({"refreshInterval": "banana", "data": data}),

@@ -99,11 +99,12 @@ async fn each_sample_of_a_feature_becomes_ready() {
     let labels = json!({"features": "enabled"});
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": case.name, "labels": labels}});
     harness::apply(&case.client, None, namespace).await.unwrap();
-    let mut files = files("features", 18);
+    let mut files = files("features", 21);
     // The store comes first, though its name does not; another kind as target needs a flag, and has a test of its own.
     files.sort_by_key(|file| (!file.ends_with("store.yaml"), file.clone()));
     files.retain(|file| !file.ends_with("target-manifest.yaml"));
-    let objects: Vec<Value> = files.iter().flat_map(|file| filled(file, &[])).collect();
+    let words = [("YOUR_NAMESPACE", case.name.as_str())];
+    let objects: Vec<Value> = files.iter().flat_map(|file| filled(file, &words)).collect();
     become_ready(&case, &objects).await;
 
     let url = "postgres://ada:not+so+secret%2F1@db.example/app";
@@ -112,6 +113,14 @@ async fn each_sample_of_a_feature_becomes_ready() {
     assert_eq!(case.secret("rewrite-merge").await.unwrap()["user"], "bob");
     let single = [("certificate", "certificate"), ("eu", "key-of-eu"), ("password-before", "the old one"), ("user", "ada")];
     case.secret_is("data", &single).await;
+    case.secret_is("names-and-decoding", &[("db_U0020_user", "ada"), ("db_U002f_host", "plain.example")]).await;
+    let from = case.secret("template-from").await.unwrap();
+    assert_eq!((from["license"].as_str(), from["token"].as_str(), from["greeting"].as_str()), ("QUJD", "hello", "hello Ada"));
+    let settings: Value = serde_json::from_str(&case.secret("rewrite-json").await.unwrap()["settings.json"]).unwrap();
+    assert_eq!((&settings["user"], &settings["password"]), (&json!("bob"), &json!("not so secret/1")));
+    case.secret_is("metadata", &[("features-labelled", r#"{"token":"token-of-gold"}"#), ("tier", "gold")]).await;
+    let pushed = case.secrets().get("features-pushed").await.unwrap();
+    assert_eq!(pushed.metadata.labels.unwrap()["team"], "shop");
     assert_eq!(case.secret("shared").await.unwrap()["theirs"], "stays as it is");
     assert_eq!(case.secret("target-none").await, None);
     // The fan-outs have made theirs here.
@@ -144,7 +153,7 @@ async fn each_sample_of_a_feature_becomes_ready() {
 #[tokio::test]
 async fn the_sample_of_another_kind_becomes_ready_where_the_flag_allows_it() {
     let (case, _operator) = targets::case("manifestsample").await;
-    for file in files("features", 18).iter().filter(|f| f.ends_with("store.yaml") || f.ends_with("target-manifest.yaml")) {
+    for file in files("features", 21).iter().filter(|f| f.ends_with("store.yaml") || f.ends_with("target-manifest.yaml")) {
         let mut objects = filled(file, &[]);
         for store in objects.iter_mut().filter(|object| object["kind"] == "SecretStore") {
             store["spec"]["controller"] = json!(case.class);

@@ -141,7 +141,7 @@ async fn a_store_that_says_so_tries_again() {
     api.put("app", json!({"user": "CANARY-u"}));
     credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
     case.apply_store("hook", spec(&api.url, json!({}))).await;
-    case.rides_two_failures_out("hook", json!([entry("user", "app", "user")]), || {
+    case.rides_two_failures_out("hook", json!([entry("user", "app", "user")]), &api.faults, || {
         api.faults.add(2, Fault::Answer { status: 503, retry_after: None, body: "{}".into() }, |_, _| true);
     })
     .await;
