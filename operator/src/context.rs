@@ -20,6 +20,7 @@ use crate::clients::Cluster;
 use crate::connections::{ConnectionHooks, ConnectionKey, Connections};
 use crate::events::Events;
 use crate::external_secret::generic::Generic;
+use crate::external_secret::rest::Rests;
 use crate::external_secret::template::Mark;
 use crate::fan_out::cache::{FanOutKey, FanOuts};
 use crate::generator::{GeneratorIdentity, Generators, Reading};
@@ -119,6 +120,8 @@ pub struct Context {
     pub stores: Queue<StoreKey>,
     /// Targets of other kinds than Secret.
     pub generic: Generic,
+    /// Whose target somebody else writes too.
+    pub rests: Rests,
     /// ClusterExternalSecrets and ClusterPushSecrets.
     pub fan_outs: FanOuts,
     /// Those of them to reconcile.
@@ -237,6 +240,7 @@ impl Context {
                 states: GeneratorStates::default(),
                 leases: Queue::default(),
                 generic: Generic::default(),
+                rests: Rests::default(),
                 fan_outs: FanOuts::default(),
                 fans: Queue::default(),
                 malformed_fan_outs: Malformed::default(),
@@ -426,6 +430,7 @@ impl Context {
         });
         self.marks().retain(|key, _| is_mine(key));
         self.generic.retain(is_mine);
+        self.rests.tidy(Instant::now());
         self.generators.tidy(|identity| self.states.uses(identity)).await;
     }
 

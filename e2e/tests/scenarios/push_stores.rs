@@ -201,3 +201,31 @@ async fn a_store_that_works_again_is_pushed_to_at_once_and_a_template_source_is_
     on.0.apply_secret("text", &[("conf", r#"{"url": "{{ .user }}"}"#)]).await;
     on.remote_is("conf", json!({"url": "CANARY-u"})).await;
 }
+
+#[tokio::test]
+async fn keys_of_one_value_stay_together_though_some_could_not_be_pushed_at_first() {
+    let on = Pushing::new("pushpair").await;
+    let (url, faults, _) = on.0.watched_vault();
+    on.0.vault_store_at(&url).await;
+    generator(&on.0, "Password", "pair", json!({"length": 24, "secretKeys": ["a", "b"]})).await;
+    let failing = lockstep_e2e::faults::Fault::Answer {
+        status: 403,
+        retry_after: None,
+        body: r#"{"errors":["permission denied"]}"#.into(),
+    };
+    let second = on.key("second");
+    faults.add(1, failing, move |parts, _| parts.method == "POST" && parts.uri.path().contains(&second));
+    let selector = json!({"generatorRef": from("Password", "pair")["sourceRef"]["generatorRef"]});
+    // The first pushes a into both places, the second b: whatever fails in between, they are of one call.
+    let entry = |key: &str, remote: &str| on.entry(Some(key), remote, Some(key));
+    let data = json!([entry("a", "first"), entry("a", "second"), entry("b", "third")]);
+    on.push("pair", json!({"updatePolicy": "IfNotExists", "selector": selector, "refreshInterval": "2s", "data": data})).await;
+    on.failed("pair", "code 403").await;
+    let first = on.remote("first").await["a"].clone();
+    assert!(first.is_string());
+    eventually("the second follows", async || on.remote("second").await["a"].is_string().then_some(())).await;
+    assert_eq!(on.remote("second").await["a"], first);
+    on.synced("pair").await;
+    let patch = json!({"spec": {"refreshInterval": "0"}});
+    on.api().patch("pair", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+}

@@ -273,6 +273,21 @@ async fn a_target_that_the_operator_may_not_or_can_not_write_is_refused_by_name(
     case.external_secret("two", json!({"data": data, "target": orphan})).await;
     case.ready_is("two", "False", FAILED, "was made by another ExternalSecret").await;
 
+    // What was owned as a whole and is merged into from now on is not taken along.
+    let policy =
+        |policy: &str| json!({"name": "handed", "manifest": {"apiVersion": "v1", "kind": "ConfigMap"}, "creationPolicy": policy});
+    case.external_secret("handed", json!({"data": data, "target": policy("Owner")})).await;
+    case.ready_is("handed", "True", SYNCED, "").await;
+    let handed = async || config_maps(&case).get("handed").await.unwrap().metadata;
+    assert_eq!(handed().await.owner_references.unwrap_or_default().len(), 1);
+    case.external_secret("handed", json!({"data": data, "target": policy("Merge")})).await;
+    eventually("the owner reference goes", async || {
+        handed().await.owner_references.is_none_or(|all| all.is_empty()).then_some(())
+    })
+    .await;
+    case.caught_up("handed").await;
+    assert!(!handed().await.labels.unwrap().contains_key(lockstep_crds::LABEL_CREATED_BY));
+
     // Merge writes beside what is there, and needs it.
     let merge =
         |name: &str| json!({"name": name, "manifest": {"apiVersion": "v1", "kind": "ConfigMap"}, "creationPolicy": "Merge"});
@@ -301,4 +316,34 @@ async fn without_the_flag_no_other_kind_is_written() {
     case.external_secret("app", json!({"data": [case.data("k", "app", "k")], "target": target})).await;
     case.ready_is("app", "False", FAILED, "the operator's flag --unsafe-allow-generic-targets allows them").await;
     assert!(config_maps(&case).get_opt("app").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn two_who_want_a_target_to_be_different_do_not_write_it_without_end() {
+    let (case, operator) = case("quarrel").await;
+    case.put("app", json!({"one": "CANARY-1", "two": "CANARY-2"})).await;
+    case.put("clock", json!({"n": "0"})).await;
+    let target =
+        json!({"name": "shared", "manifest": {"apiVersion": "v1", "kind": "ConfigMap"}, "creationPolicy": "CreateOrMerge"});
+    for name in ["one", "two"] {
+        case.external_secret(name, json!({"data": [case.data("key", "app", name)], "target": target})).await;
+    }
+    let patches = async || operator.metric("lockstep_api_requests_total", &["resource=\"targets\"", "verb=\"patch\""]).await;
+    eventually("they quarrel", async || operator.process.output().contains("again and again").then_some(())).await;
+    // Meanwhile another object is refreshed a dozen times.
+    let before = patches().await;
+    case.external_secret("clock", json!({"refreshInterval": "1s", "data": [case.data("n", "clock", "n")]})).await;
+    for n in 1..=12 {
+        case.put("clock", json!({"n": n.to_string()})).await;
+        case.secret_is("clock", &[("n", &n.to_string())]).await;
+    }
+    let more = patches().await - before;
+    assert!(more <= 24, "{more} writes of a target in a dozen seconds");
+    // A person's change is done at once all the same.
+    let mut apart = target.clone();
+    apart["name"] = json!("apart");
+    case.external_secret("two", json!({"data": [case.data("key", "app", "two")], "target": apart})).await;
+    case.caught_up("two").await;
+    field_is(&config_maps(&case), "apart", "data", json!({"key": "CANARY-2"})).await;
+    stop(operator);
 }

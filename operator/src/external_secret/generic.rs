@@ -227,7 +227,21 @@ async fn apply(
         resolver.note(reference, bound.resource_version.clone());
         return Ok((bound.clone(), Change::None));
     }
-    let existing = get(ctx, &resource, &key.namespace, name).await.map_err(|error| failure(desired, &what, "get", &error))?;
+    let url = Api::<DynamicObject>::namespaced_with(ctx.client.clone(), &key.namespace, &resource).resource_url().to_owned();
+    let looked = async || get(ctx, &resource, &key.namespace, name).await.map_err(|error| failure(desired, &what, "get", &error));
+    let mut existing = looked().await?;
+    let me = object.metadata.uid.as_deref().unwrap_or_default();
+    if let Some(owned) = existing.as_ref().filter(|e| !exact && e.owner_references().iter().any(|o| o.uid == me)) {
+        // It was ours as a whole: who merges into it takes it along no more.
+        let others: Vec<_> = owned.owner_references().iter().filter(|o| o.uid != me).collect();
+        let meta = &owned.metadata;
+        let patch = json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": others,
+            "labels": {(LABEL_CREATED_BY): null}, "annotations": {(ANNOTATION_DATA_HASH): null}}});
+        ctx.metrics.api_request("patch", "targets");
+        let sent = ctx.writer(key).merge(&url, name, &patch, FIELD_MANAGER).await;
+        sent.map_err(|error| failure(desired, &what, "patch", &error))?;
+        existing = looked().await?;
+    }
     if let Some(existing) = &existing {
         let bound_before = bound.is_some_and(|b| b.uid.is_some() && b.uid == existing.metadata.uid);
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
@@ -250,7 +264,6 @@ async fn apply(
     }
     let manager = if exact { FIELD_MANAGER.to_owned() } else { format!("{FIELD_MANAGER}-{}", &created_by(key)[..16]) };
     ctx.metrics.api_request("patch", "targets");
-    let url = Api::<DynamicObject>::namespaced_with(ctx.client.clone(), &key.namespace, &resource).resource_url().to_owned();
     let mut manifest = desired.manifest.clone();
     // Only onto the very object that was looked at.
     if let Some(uid) = existing.as_ref().and_then(|e| e.metadata.uid.as_ref()) {

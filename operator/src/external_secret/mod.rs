@@ -8,6 +8,7 @@ pub mod generic;
 pub mod manifest;
 mod memo;
 pub mod plan;
+pub mod rest;
 pub mod rewrite;
 #[cfg(test)]
 mod shell_tests;
@@ -80,6 +81,12 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
         let spread = wait.mul_f64(f64::from(rand::random::<f32>()));
         return Some(Next { again: Some(wake), ..Next::at(Instant::now() + wait + spread) });
     }
+    let undone = wake.target && !(wake.changed || wake.store || wake.source || wake.turn);
+    if let (Plan::Inspect(_) | Plan::Fetch(_), true) = (&plan, undone)
+        && let Some(until) = ctx.rests.until(key, Instant::now())
+    {
+        return Some(Next { again: Some(wake), ..Next::at(until) });
+    }
     if first && plan != Plan::Ignore {
         adopt_generators(ctx, key, &object);
         if let (Some(manifest), Some(binding)) = (&object.spec.target.manifest, &memo.binding) {
@@ -105,6 +112,12 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
     if ctx.ownership.epoch(key) != Some(epoch) {
         // Somebody else had it meanwhile, and it was or will be looked at anew.
         return None;
+    }
+    if let (Outcome::Synced { change: target::Change::Updated, .. }, true) = (&outcome, undone)
+        && ctx.rests.put_right(key, Instant::now())
+    {
+        let target = object.target_name();
+        tracing::warn!(object = %key, target, "somebody else writes the target again and again; it is put right at longer and longer intervals");
     }
     let now = (ctx.clock)();
     let report = status::report(&object, &memo, outcome, settings.as_ref(), lacks_target, now, ctx.options.heartbeat);

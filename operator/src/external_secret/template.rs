@@ -132,8 +132,7 @@ pub async fn content(
     let mut documents = Vec::new();
     let paths = object.spec.target.manifest.is_some();
     for (i, from) in template.template_from.iter().enumerate() {
-        documents
-            .extend(read(resolver, from, &format!("spec.target.template.templateFrom[{i}]"), object.target_name(), paths).await?);
+        documents.extend(read(resolver, from, &format!("spec.target.template.templateFrom[{i}]"), Some(object), paths).await?);
     }
     let invalid = |why| Failure { category: "invalid", ..Failure::rejected(why) };
     let (template, uid) = (template.clone(), object.metadata.uid.clone().unwrap_or_default());
@@ -164,7 +163,7 @@ pub async fn of_push(
     }
     let mut documents = Vec::new();
     for (i, from) in template.template_from.iter().enumerate() {
-        documents.extend(read(resolver, from, &format!("spec.template.templateFrom[{i}]"), "", false).await?);
+        documents.extend(read(resolver, from, &format!("spec.template.templateFrom[{i}]"), None, false).await?);
     }
     let (template, uid) = (template.clone(), object.metadata.uid.clone().unwrap_or_default());
     let invalid =
@@ -230,7 +229,7 @@ async fn read(
     resolver: &ObjectResolver<'_>,
     from: &TemplateFrom,
     field: &str,
-    target: &str,
+    writer: Option<&ExternalSecret>,
     paths: bool,
 ) -> Result<Vec<Document>, Failure> {
     let invalid = |why: String| Failure { category: "invalid", ..Failure::rejected(why) };
@@ -251,7 +250,15 @@ async fn read(
     for (kind, reference) in [("configMap", &from.config_map), ("secret", &from.secret)] {
         let Some(TemplateRef { name, items }) = reference else { continue };
         let field = format!("{field}.{kind}");
-        if kind == "secret" && name == target {
+        let is_written = |object: &ExternalSecret| {
+            let written = match &object.spec.target.manifest {
+                None => "secret",
+                Some(manifest) if manifest.kind == "ConfigMap" && manifest.api_version == "v1" => "configMap",
+                Some(_) => "",
+            };
+            written == kind && object.target_name() == name
+        };
+        if writer.is_some_and(is_written) {
             return Err(invalid(format!(
                 "{field}: {name} is the target itself; a template that reads what it writes has no end"
             )));

@@ -1,6 +1,6 @@
 //! The PushSecrets that there are, and what this process knows of them beside their status.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use lockstep_crds::PushSecret;
 use lockstep_crds::conditions::ConditionType;
 use lockstep_crds::external_secret::StoreKind;
 use lockstep_crds::push_secret::{PushStoreRef, SyncedPushSecrets};
+use lockstep_providers::SecretBytes;
 
 use super::plan;
 use crate::external_secret::status::Retry;
@@ -60,9 +61,13 @@ impl Memo {
     }
 }
 
+type Values = Arc<BTreeMap<String, SecretBytes>>;
+
 struct Kept {
     object: Arc<PushSecret>,
     memo: Option<Memo>,
+    /// What a generator gave that is not in place everywhere yet, and for which object and generator.
+    unfinished: Option<(String, Values)>,
 }
 
 /// All of them.
@@ -96,13 +101,28 @@ impl PushSecrets {
         let before = all.remove(key);
         let changed = before.as_ref().is_none_or(|before| mark(&before.object) != mark(&object));
         let same = before.filter(|before| before.object.uid() == object.uid());
-        all.insert(key.clone(), Kept { object: Arc::new(object), memo: same.and_then(|before| before.memo) });
+        let (memo, unfinished) = same.map(|before| (before.memo, before.unfinished)).unwrap_or_default();
+        all.insert(key.clone(), Kept { object: Arc::new(object), memo, unfinished });
         changed
     }
 
     /// Lets one go.
     pub fn deleted(&self, key: &ObjectKey) {
         self.lock().remove(key);
+    }
+
+    /// What its generator gave, and was not in place everywhere after that.
+    pub fn unfinished(&self, key: &ObjectKey, of: &str) -> Option<Values> {
+        let all = self.lock();
+        let (given_for, values) = all.get(key)?.unfinished.as_ref()?;
+        (given_for == of).then(|| values.clone())
+    }
+
+    /// Keeps what its generator gave until everything is in place, or forgets it.
+    pub fn keep_unfinished(&self, key: &ObjectKey, object: &PushSecret, values: Option<(String, Values)>) {
+        if let Some(kept) = self.lock().get_mut(key).filter(|kept| kept.object.uid() == object.uid()) {
+            kept.unfinished = values;
+        }
     }
 
     /// Remembers, as long as the very object is there.

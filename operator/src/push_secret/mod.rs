@@ -153,6 +153,9 @@ async fn push(ctx: &Arc<Context>, key: &ObjectKey, object: &PushSecret, memo: &M
             }
         }
     }
+    if problems.is_empty() {
+        ctx.push_secrets.keep_unfinished(key, object, None);
+    }
     let outcome = match problems.is_empty() {
         true => Outcome::Synced { written },
         false => Outcome::Failed(Failure::reading(&problems)),
@@ -293,10 +296,18 @@ async fn given(
         let made = async {
             let manifest = resolver.generator(field, &generator).await?;
             let definition = Definition::new(&generator, &manifest, &ctx.options.controller_class)?;
+            // The keys of one value belong together, wherever some of them are already.
+            let of = format!("{} {}", plan::synced_version(object), definition.identity.fingerprint);
+            if let Some(values) = ctx.push_secrets.unfinished(key, &of) {
+                return Ok((*values).clone());
+            }
             let referrer = Referrer::PushSecret(key.clone());
             let uid = object.metadata.uid.as_deref().unwrap_or_default();
             let asker = lease::Asker { referrer: &referrer, uid, owner: object.controller_owner_ref(&()) };
-            lease::make(ctx, resolver, &asker, &definition, &slot(object)).await
+            let values = lease::make(ctx, resolver, &asker, &definition, &slot(object)).await?;
+            let keeps = !definition.identity.kind.is_leased();
+            ctx.push_secrets.keep_unfinished(key, object, keeps.then(|| (of, Arc::new(values.clone()))));
+            Ok(values)
         };
         let late = |_| Err(Error::unavailable("no answer in time"));
         let data = tokio::time::timeout(ctx.options.read_deadline, made).await.unwrap_or_else(late);
