@@ -229,3 +229,35 @@ async fn keys_of_one_value_stay_together_though_some_could_not_be_pushed_at_firs
     let patch = json!({"spec": {"refreshInterval": "0"}});
     on.api().patch("pair", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_source_that_changes_while_nobody_looks_is_pushed_after_the_start() {
+    let case = crate::case::Case::with_own_class("pushrestart").await;
+    let operator = case.own_operator("a", &[]);
+    case.vault_store().await;
+    case.apply_secret("source", &[("k", "CANARY-1")]).await;
+    let push = json!({"refreshInterval": "0", "secretStoreRefs": [{"name": "vault"}], "selector": {"secret": {"name": "source"}},
+        "data": [{"match": {"secretKey": "k", "remoteRef": {"remoteKey": case.key("app"), "property": "k"}}}]});
+    case.apply(
+        json!({"apiVersion": "external-secrets.io/v1alpha1", "kind": "PushSecret", "metadata": {"name": "push"}, "spec": push}),
+    )
+    .await
+    .unwrap();
+    let holds = async |value: &str| {
+        eventually(value, async || {
+            let remote = case.harness.vault.read(&format!("secret/data/{}", case.key("app"))).await;
+            (remote["data"]["data"]["k"] == value).then_some(())
+        })
+        .await;
+    };
+    holds("CANARY-1").await;
+    eventually("it is told", async || case.events_about("PushSecret", "push").await.get("Synced").map(drop)).await;
+    crate::case::stop(operator);
+    case.apply_secret("source", &[("k", "CANARY-2")]).await;
+    let operator = case.own_operator("b", &[]);
+    holds("CANARY-2").await;
+    // And it is watched from then on.
+    case.apply_secret("source", &[("k", "CANARY-3")]).await;
+    holds("CANARY-3").await;
+    crate::case::stop(operator);
+}

@@ -159,6 +159,14 @@ mod tests {
         Password::new(serde_json::from_value(spec).expect("a spec"))
     }
 
+    #[test]
+    fn all_passwords_together_are_no_more_than_a_secret_holds() {
+        let keys: Vec<String> = (0..20).map(|i| format!("k{i}")).collect();
+        let spec = |length: i64| json!({"length": length, "digits": 0, "symbols": 0, "allowRepeat": true, "secretKeys": keys});
+        assert!(password(spec(50_000)).is_ok());
+        assert!(password(spec(60_000)).unwrap_err().to_string().contains("more than a Secret holds"));
+    }
+
     proptest! {
         /// Whatever is asked for: as long as that, with as many digits and symbols, and nothing twice unless that is allowed.
         #[test]
