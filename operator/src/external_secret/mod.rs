@@ -81,7 +81,8 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
         let spread = wait.mul_f64(f64::from(rand::random::<f32>()));
         return Some(Next { again: Some(wake), ..Next::at(Instant::now() + wait + spread) });
     }
-    let undone = wake.target && !(wake.changed || wake.store || wake.source || wake.turn);
+    // One that is missing is made again at once, whoever took it away.
+    let undone = wake.target && !lacks_target && !(wake.changed || wake.store || wake.source || wake.turn);
     if let (Plan::Inspect(_) | Plan::Fetch(_), true) = (&plan, undone)
         && let Some(until) = ctx.rests.until(key, Instant::now())
     {
