@@ -99,6 +99,25 @@ impl ControlPlane {
     /// # Errors
     /// A sentence when a binary can't be had.
     pub fn start(folder: &Path, say: &dyn Fn(&str)) -> Result<Self, String> {
+        Self::begin(folder, None, say)
+    }
+
+    /// The same with Secrets that are encrypted at rest (secretbox).
+    ///
+    /// # Errors
+    /// A sentence when a binary can't be had.
+    pub fn start_encrypted(folder: &Path, say: &dyn Fn(&str)) -> Result<Self, String> {
+        use base64::Engine;
+        let key = base64::engine::general_purpose::STANDARD.encode([7; 32]);
+        let config = format!(
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\n\
+             resources: [{{resources: [secrets], providers: [{{secretbox: {{keys: [{{name: a, secret: {key}}}]}}}}, {{identity: {{}}}}]}}]\n"
+        );
+        std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
+        Self::begin(folder, Some(write(folder.join("encryption.yaml"), &config)), say)
+    }
+
+    fn begin(folder: &Path, encryption: Option<PathBuf>, say: &dyn Fn(&str)) -> Result<Self, String> {
         let etcd = find_or_build(Component::Etcd, say)?;
         let api_server = find_or_build(Component::KubeApiserver, say)?;
         let controllers = find_or_build(Component::KubeControllerManager, say)?;
@@ -139,6 +158,9 @@ impl ControlPlane {
             .args(["--service-account-issuer=https://kubernetes.default.svc", "--authorization-mode=RBAC"])
             .args(["--service-cluster-ip-range=10.96.0.0/16", "--disable-admission-plugins=ServiceAccount"])
             .arg("--max-requests-inflight=800");
+        if let Some(config) = encryption {
+            command.arg(format!("--encryption-provider-config={}", config.display()));
+        }
         let api_server = Process::start(&command, &folder.join("api.log"));
 
         let encode = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);

@@ -102,6 +102,36 @@ impl Harness {
     }
 }
 
+/// Takes a case's namespaces and cluster objects away, without waiting for it.
+pub async fn sweep(client: &Client, name: &str) {
+    for (version, kind) in [
+        ("external-secrets.io/v1alpha1", "ClusterPushSecret"),
+        ("external-secrets.io/v1", "ClusterExternalSecret"),
+        ("external-secrets.io/v1", "ClusterSecretStore"),
+    ] {
+        let api = api_of(client, None, &serde_json::json!({"apiVersion": version, "kind": kind}));
+        let _ = api.delete(name, &Default::default()).await;
+    }
+    for (version, kind) in
+        [("external-secrets.io/v1alpha1", "PushSecret"), ("generators.external-secrets.io/v1alpha1", "GeneratorState")]
+    {
+        // Their operator is gone, and so is whoever took their finalizers away.
+        let api = api_of(client, Some(name), &serde_json::json!({"apiVersion": version, "kind": kind}));
+        for object in api.list(&Default::default()).await.map(|l| l.items).unwrap_or_default() {
+            let none = serde_json::json!({"metadata": {"finalizers": null}});
+            let _ = api
+                .patch(object.metadata.name.as_deref().unwrap_or_default(), &PatchParams::default(), &Patch::Merge(&none))
+                .await;
+        }
+    }
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let ours = |n: &Namespace| n.metadata.name.as_deref().is_some_and(|n| n == name || n.starts_with(&format!("{name}-")));
+    let all = namespaces.list(&Default::default()).await.map(|l| l.items).unwrap_or_default();
+    for namespace in all.iter().filter(|n| ours(n)) {
+        let _ = namespaces.delete(namespace.metadata.name.as_deref().unwrap_or_default(), &Default::default()).await;
+    }
+}
+
 /// A client for a kubeconfig.
 pub async fn client(kubeconfig: &Path) -> Client {
     let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
@@ -205,13 +235,13 @@ pub async fn secret(client: &Client, namespace: &str, name: &str) -> Option<std:
 
 static SHARED: OnceLock<Result<Arc<Harness>, String>> = OnceLock::new();
 static INSTALLED: OnceCell<()> = OnceCell::const_new();
-static OPERATOR: OnceLock<Operator> = OnceLock::new();
+static OPERATOR: OnceCell<Operator> = OnceCell::const_new();
 static AWS: OnceLock<Result<Aws, String>> = OnceLock::new();
 static GCP: OnceLock<Result<Gcp, String>> = OnceLock::new();
 static AZURE: OnceLock<Result<Azure, String>> = OnceLock::new();
 
-/// The set of this test binary, with CRDs and RBAC installed and one operator running, at TRACE.
-pub async fn shared() -> (Arc<Harness>, &'static Operator) {
+/// The set of this test binary, with CRDs and RBAC installed.
+pub async fn installed() -> Arc<Harness> {
     let started = tokio::task::spawn_blocking(|| {
         let say = |text: &str| eprintln!("{text}");
         GCP.get_or_init(Gcp::start).as_ref().map_err(Clone::clone)?;
@@ -231,14 +261,24 @@ pub async fn shared() -> (Arc<Harness>, &'static Operator) {
             aws().trust(issuer.clone());
             gcp().trust(issuer.clone());
             azure().trust(issuer);
-            let args = ["--log-level", "trace", "--log-format", "json"].map(str::to_owned).to_vec();
-            let operator = harness.operator(&OperatorOptions { args, name: "shared".into(), ..OperatorOptions::default() });
-            operator.wait_working();
-            let _ = OPERATOR.set(operator);
             stop_at_exit(&harness);
         })
         .await;
-    (harness.clone(), OPERATOR.get().expect("the operator runs"))
+    harness
+}
+
+/// The same with one operator that runs, at TRACE.
+pub async fn shared() -> (Arc<Harness>, &'static Operator) {
+    let harness = installed().await;
+    let operator = OPERATOR
+        .get_or_init(async || {
+            let args = ["--log-level", "trace", "--log-format", "json"].map(str::to_owned).to_vec();
+            let operator = harness.operator(&OperatorOptions { args, name: "shared".into(), ..OperatorOptions::default() });
+            operator.wait_working();
+            operator
+        })
+        .await;
+    (harness, operator)
 }
 
 /// The AWS of this test binary.

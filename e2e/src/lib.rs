@@ -7,19 +7,24 @@
 
 pub mod aws;
 pub mod azure;
+pub mod canary;
+pub mod case;
 pub mod components;
 pub mod control_plane;
 pub mod faults;
 pub mod gcp;
 pub mod harness;
 pub mod http_api;
+pub mod interposer;
 pub mod jwt;
 pub mod ntlm;
 pub mod operator;
+pub mod otlp;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod python;
+pub mod reliability;
 pub mod rsa;
 pub mod scale;
 pub mod serve;

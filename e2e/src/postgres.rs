@@ -4,8 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::json;
+use tokio::sync::OnceCell;
+
 use crate::components::cache_folder;
+use crate::harness::Harness;
 use crate::process::{FileLock, Process, free_port};
+use crate::vault::Vault;
 
 /// Password of its superuser `postgres`.
 pub const PASSWORD: &str = "CANARY-postgres";
@@ -110,4 +115,30 @@ impl Postgres {
         command.env("PGPASSWORD", password).env("PGCONNECT_TIMEOUT", "5");
         command.output().is_ok_and(|output| output.status.success() && output.stdout.starts_with(b"1"))
     }
+}
+
+/// The database of this test binary, with Vault's engine for it at `database`.
+pub async fn shared(harness: &Harness) -> &'static Postgres {
+    static POSTGRES: OnceCell<Postgres> = OnceCell::const_new();
+    POSTGRES
+        .get_or_init(async || {
+            let folder = harness.folder.path().to_owned();
+            let started = tokio::task::spawn_blocking(move || Postgres::start(&folder, &|text| eprintln!("{text}")));
+            let postgres = started.await.expect("it starts").unwrap_or_else(|why| panic!("{why}"));
+            harness.vault.write("sys/mounts/database", json!({"type": "database"})).await;
+            let url =
+                format!("postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{}/postgres?sslmode=disable", postgres.port);
+            let config = json!({"plugin_name": "postgresql-database-plugin", "allowed_roles": "*", "connection_url": url,
+                "username": "postgres", "password": PASSWORD});
+            harness.vault.write("database/config/main", config).await;
+            postgres
+        })
+        .await
+}
+
+/// A role of Vault's engine, whose logins hold for `ttl` and with renewals for `max`.
+pub async fn role(vault: &Vault, name: &str, ttl: &str, max: &str) {
+    let create = r#"CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';"#;
+    let role = json!({"db_name": "main", "creation_statements": [create], "default_ttl": ttl, "max_ttl": max});
+    vault.write(&format!("database/roles/{name}"), role).await;
 }

@@ -100,6 +100,13 @@ impl Vault {
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
+    /// The keys below a path, as root.
+    pub async fn list(&self, path: &str) -> Vec<String> {
+        let found = self.read(&format!("{path}?list=true")).await;
+        let keys = found["data"]["keys"].as_array().cloned().unwrap_or_default();
+        keys.iter().filter_map(|key| key.as_str().map(str::to_owned)).collect()
+    }
+
     /// Puts a KV v2 value under `secret/`.
     pub async fn put(&self, key: &str, value: Value) {
         self.write(&format!("secret/data/{key}"), json!({"data": value})).await;

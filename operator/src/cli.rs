@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockstep_crds::duration::parse_go;
 use lockstep_providers::egress::{Place, Rule};
 
+use crate::audit;
 use crate::limits::SLOWEST;
 
 /// Keeps Kubernetes Secrets in lockstep with Vault and other secret stores.
@@ -20,6 +21,7 @@ use crate::limits::SLOWEST;
   lockstep run --namespace team-a --namespace team-b   serve two namespaces, with no rights outside of them
   lockstep run --shards 16                         in each of several replicas: all of them work, each on its share
   lockstep webhook                                 say at apply what is wrong with a manifest
+  lockstep doctor                                  what is wrong, left over, or wider open than it need be
   lockstep crds | kubectl apply --server-side -f -    install the API types
   lockstep crds --install                          the same, leaving an installed CRD that holds more in place"
 )]
@@ -36,6 +38,18 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Runs the validating admission webhook: says at apply what is wrong with a manifest.
     Webhook(Box<WebhookArgs>),
+    /// Looks for what is wrong, left over or wider open than it need be in the cluster of the current kubeconfig.
+    Doctor(DoctorArgs),
+    /// Prints the keyed hash of the value on standard input, as the audit trail has it.
+    #[command(after_help = "Example:
+  printf %s \"$PASSWORD\" | lockstep audit-hash --key-file audit.key   which records are of this value?
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.")]
+    AuditHash {
+        /// File with the key that the operator has as --audit-key-file.
+        #[arg(long, value_name = "FILE")]
+        key_file: PathBuf,
+    },
     /// Prints the CustomResourceDefinitions as YAML, or installs them.
     #[command(after_help = "Exit codes: 0 done, 1 failed, 3 an installed CRD that holds more was left in place.")]
     Crds {
@@ -131,9 +145,54 @@ pub struct RunArgs {
     /// How it is logged.
     #[arg(long, default_value = "text", value_enum, value_name = "FORMAT")]
     pub log_format: LogFormat,
+    /// Writes an audit trail: a record for each access to a provider and each change of a target. stdout, file=PATH or otlp
+    /// (repeatable). Default: none.
+    #[arg(long, value_name = "stdout|file=PATH|otlp")]
+    pub audit: Vec<audit::Place>,
+    /// File with the key of the trail's hashes, at least 32 bytes. Default: one of chance, for as long as the process lives.
+    #[arg(long, value_name = "FILE", requires = "audit")]
+    pub audit_key_file: Option<PathBuf>,
+    /// Where --audit otlp sends records (OTLP over HTTP, JSON). Default: OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, or
+    /// OTEL_EXPORTER_OTLP_ENDPOINT with /v1/logs. Headers: OTEL_EXPORTER_OTLP_HEADERS.
+    #[arg(long, value_name = "URL", requires = "audit")]
+    pub audit_otlp_endpoint: Option<String>,
     /// File with the pod's own token, for stores whose spec asks for it.
     #[arg(long, default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token", value_name = "FILE")]
     pub token_file: PathBuf,
+}
+
+/// Of `lockstep doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lockstep doctor                              the whole cluster
+  lockstep doctor --namespace team-a           what concerns one namespace
+  lockstep doctor --output json | jq '.findings[] | select(.level == \"warning\")'
+
+Exit codes: 0 nothing to mend, 1 could not look, 2 wrong usage, 3 something to mend was found.")]
+pub struct DoctorArgs {
+    /// Only this namespace.
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// The operator's service account, whose rights are looked at.
+    #[arg(long, default_value = "lockstep-system/lockstep", value_parser = parse_account, value_name = "NAMESPACE/NAME")]
+    pub service_account: (String, String),
+    /// How it is told.
+    #[arg(long, short, default_value = "table", value_enum, value_name = "FORMAT")]
+    pub output: Output,
+}
+
+/// How a report is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+fn parse_account(text: &str) -> Result<(String, String), String> {
+    let (namespace, name) = text.split_once('/').ok_or("must be NAMESPACE/NAME")?;
+    Ok((namespace.to_owned(), name.to_owned()))
 }
 
 /// Of `lockstep webhook`.

@@ -25,6 +25,8 @@ use crate::kube_io;
 const ON_ONE: usize = 64;
 /// An answer has to begin within that time: one that waits for a place on its connection would wait without a word.
 const BEGIN_WITHIN: Duration = Duration::from_secs(60);
+/// A connection that nobody uses is closed after that time: what it read last is in its buffers for as long as it stands.
+const IDLE: Duration = Duration::from_secs(20);
 /// A connection whose peer does not answer for so long is closed, and its watches begin anew.
 const PING_EVERY: Duration = Duration::from_secs(30);
 
@@ -32,6 +34,9 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 pub struct Cluster {
     /// For requests.
     pub client: Client,
+    /// For leases, which are renewed every few seconds: on connections that never carry a value. Those that do are idle in between,
+    /// and end.
+    pub leases: Client,
     /// For many watches.
     pub streams: Arc<Streams>,
     /// What the Kubernetes provider needs to reach the same cluster.
@@ -60,23 +65,51 @@ pub async fn connect() -> Result<Cluster, NoCluster> {
     config.write_timeout = Some(Duration::from_secs(15));
     let own = OwnCluster { url: config.cluster_url.to_string(), ca: config.root_cert.clone().unwrap_or_default() };
     let namespace = config.default_namespace.clone();
-    let client = Client::try_from(config.clone()).map_err(|error| NoCluster(error.into()))?;
+    let client = one_by_one(&config).map_err(|error| NoCluster(error.into()))?;
+    let leases = one_by_one(&config).map_err(|error| NoCluster(error.into()))?;
     let streams = multiplexed(config).map_err(|error| NoCluster(error.into()))?;
-    Ok(Cluster { client, streams: Arc::new(streams), own, namespace })
+    Ok(Cluster { client, leases, streams: Arc::new(streams), own, namespace })
 }
 
-/// Clients whose requests share a connection each, if the server speaks HTTP/2.
-fn multiplexed(config: Config) -> kube::Result<Streams> {
+type Connector = TimeoutConnector<hyper_rustls::HttpsConnector<HttpConnector>>;
+
+fn connector(config: &Config, multiplexed: bool) -> kube::Result<Connector> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
+    http.set_nodelay(true);
     let mut https = HttpsConnectorBuilder::new().with_tls_config(config.rustls_client_config()?).https_or_http();
     if let Some(name) = config.tls_server_name.clone().and_then(|name| name.try_into().ok()) {
         https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
     }
-    let mut connector = TimeoutConnector::new(https.enable_all_versions().wrap_connector(http));
+    let https = match multiplexed {
+        true => https.enable_all_versions().wrap_connector(http),
+        false => https.enable_http1().wrap_connector(http),
+    };
+    let mut connector = TimeoutConnector::new(https);
     connector.set_connect_timeout(config.connect_timeout);
     connector.set_read_timeout(config.read_timeout);
     connector.set_write_timeout(config.write_timeout);
+    Ok(connector)
+}
+
+/// A client whose requests have a connection each, for as long as they are under way.
+fn one_by_one(config: &Config) -> kube::Result<Client> {
+    let client: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .build(connector(config, false)?);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(client);
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+/// Clients whose requests share a connection each, if the server speaks HTTP/2.
+fn multiplexed(config: Config) -> kube::Result<Streams> {
+    let connector = connector(&config, true)?;
     // Made once: a plugin of a kubeconfig that gives credentials runs when its layer is made.
     let (auth, headers) = (config.auth_layer()?, config.extra_headers_layer()?);
     Ok(Streams::new(move || {
@@ -106,7 +139,7 @@ pub struct Stream {
 impl Stream {
     /// The client, once its connection stands: those who ask all at once would have one each.
     pub async fn client(&self) -> Client {
-        self.connected.get_or_init(async || drop(kube_io::in_time(self.client.apiserver_version()).await)).await;
+        self.connected.get_or_init(async || drop(kube_io::in_time(|| self.client.apiserver_version()).await)).await;
         self.client.clone()
     }
 }

@@ -9,12 +9,13 @@ use lockstep_crds::SecretStoreSpec;
 use lockstep_crds::duration::parse_go;
 use lockstep_crds::store::RetrySettings;
 use lockstep_providers::registry::{self, Options};
-use lockstep_providers::{Error, OwnCluster, Result};
+use lockstep_providers::{Error, Result};
 use tokio::time::Instant;
 
+use crate::audit::Trail;
+use crate::generator::Reading;
 use crate::keys::StoreKey;
 use crate::limits::{Limiter, Limits};
-use crate::metrics::Metrics;
 use crate::reads::{Hooks, Reader, Retries, StoreLabels};
 use crate::refs::Refs;
 use crate::resolver::{StoreResolver, names_no_namespace, tells_its_user};
@@ -71,12 +72,8 @@ struct Slot {
 
 /// All connections.
 pub struct Connections {
-    client: kube::Client,
+    reading: Reading,
     options: Options,
-    own_cluster: OwnCluster,
-    token_file: std::path::PathBuf,
-    shares_identity: bool,
-    metrics: Arc<Metrics>,
     slots: Mutex<HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>>,
     limiters: Mutex<HashMap<StoreKey, Arc<Mutex<Limiter>>>>,
     hooks: ConnectionHooks,
@@ -93,26 +90,8 @@ pub struct ConnectionHooks {
 
 impl Connections {
     /// No connections yet.
-    pub fn new(
-        client: kube::Client,
-        options: Options,
-        own_cluster: OwnCluster,
-        token_file: std::path::PathBuf,
-        shares_identity: bool,
-        metrics: Arc<Metrics>,
-        hooks: ConnectionHooks,
-    ) -> Self {
-        Self {
-            client,
-            options,
-            own_cluster,
-            token_file,
-            shares_identity,
-            metrics,
-            slots: Mutex::default(),
-            limiters: Mutex::default(),
-            hooks,
-        }
+    pub fn new(reading: Reading, options: Options, hooks: ConnectionHooks) -> Self {
+        Self { reading, options, slots: Mutex::default(), limiters: Mutex::default(), hooks }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>> {
@@ -147,22 +126,18 @@ impl Connections {
 
     async fn connect(&self, store: &StoreView, key: ConnectionKey, refs: &Arc<Refs>) -> Result<Arc<Reader>> {
         let retries = retries(store.spec.retry_settings.as_ref())?;
-        let provider = registry::the_one(&store.spec.provider.0)?.0.to_owned();
-        let resolver = StoreResolver {
-            client: self.client.clone(),
-            caller: key,
-            refs: refs.clone(),
-            metrics: self.metrics.clone(),
-            own_cluster: self.own_cluster.clone(),
-            token_file: self.token_file.clone(),
-            shares_identity: self.shares_identity,
-        };
+        let (provider, spec) = registry::the_one(&store.spec.provider.0)?;
+        let (provider, trail) =
+            (provider.to_owned(), Trail::of_store(&self.reading.audit, &key, &store.identity.0, provider, spec));
+        let Reading { client, own_cluster, token_file, shares_identity, metrics, .. } = self.reading.clone();
+        let resolver =
+            StoreResolver { client, caller: key, refs: refs.clone(), metrics, own_cluster, token_file, shares_identity };
         let connected = registry::connect(&store.spec.provider, Arc::new(resolver), &self.options).await?;
         let limiter = self.limiter(store, connected.capabilities().concurrency);
         let labels = StoreLabels { store: store.key.to_string(), provider };
         let (on_trouble, away) = (self.hooks.on_trouble.clone(), store.key.clone());
         let hooks = Hooks { on_trouble: Box::new(move || on_trouble(&away)), is_awaited: self.hooks.is_awaited.clone() };
-        Ok(Reader::new(connected, retries, limiter, labels, self.metrics.clone(), hooks))
+        Ok(Reader::new(connected, retries, limiter, labels, self.reading.metrics.clone(), trail, hooks))
     }
 
     /// One for all connections of a store: its provider counts them together.

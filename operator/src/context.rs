@@ -16,8 +16,10 @@ use lockstep_providers::{Error, registry};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::audit::Audit;
 use crate::clients::Cluster;
 use crate::connections::{ConnectionHooks, ConnectionKey, Connections};
+use crate::doctor::live::LookedUp;
 use crate::events::Events;
 use crate::external_secret::generic::Generic;
 use crate::external_secret::rest::Rests;
@@ -134,6 +136,10 @@ pub struct Context {
     pub pushes: Queue<ObjectKey>,
     /// PushSecrets that do not parse.
     pub malformed_pushes: Malformed<ObjectKey>,
+    /// What the doctor looked up last.
+    pub looked_up: LookedUp,
+    /// The audit trail.
+    pub audit: Arc<Audit>,
     /// Events to write.
     pub events: Events,
     /// What Prometheus is told.
@@ -162,11 +168,12 @@ impl Context {
         cluster: Cluster,
         options: Options,
         ownership: Arc<Ownership>,
+        trail: (Arc<Metrics>, Arc<Audit>),
         clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
     ) -> Arc<Self> {
         let Cluster { client, streams, own, .. } = cluster;
         Arc::new_cyclic(|weak: &Weak<Self>| {
-            let metrics = Arc::new(Metrics::default());
+            let (metrics, audit) = trail;
             let stores = Queue::<StoreKey>::default();
             let object_refs = Refs::new(streams.clone(), {
                 let weak = weak.clone();
@@ -211,26 +218,16 @@ impl Context {
                 authorities: options.authorities.clone(),
             };
             let shares_identity = options.share_own_identity || !options.namespaces.is_empty();
-            let generators = Generators::new(
-                Reading {
-                    client: client.clone(),
-                    own_cluster: own.clone(),
-                    token_file: options.token_file.clone(),
-                    shares_identity,
-                    metrics: metrics.clone(),
-                },
-                provided.clone(),
-                generator_refs,
-            );
-            let connections = Connections::new(
-                client.clone(),
-                provided,
-                own,
-                options.token_file.clone(),
+            let reading = Reading {
+                client: client.clone(),
+                own_cluster: own,
+                token_file: options.token_file.clone(),
                 shares_identity,
-                metrics.clone(),
-                hooks,
-            );
+                metrics: metrics.clone(),
+                audit: audit.clone(),
+            };
+            let generators = Generators::new(reading.clone(), provided.clone(), generator_refs);
+            let connections = Connections::new(reading, provided, hooks);
             Self {
                 state: State::default(),
                 connections,
@@ -249,6 +246,8 @@ impl Context {
                 malformed_pushes: Malformed::default(),
                 objects,
                 stores,
+                audit,
+                looked_up: LookedUp::default(),
                 events: Events::new(client.clone(), metrics.clone(), ownership.clone()),
                 ownership,
                 malformed_objects: Malformed::default(),
@@ -275,9 +274,10 @@ impl Context {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let same = client.clone();
         let streams = Arc::new(crate::clients::Streams::new(move || same.clone()));
-        let cluster = Cluster { client, streams, own: OwnCluster::default(), namespace: "default".into() };
+        let cluster =
+            Cluster { leases: client.clone(), client, streams, own: OwnCluster::default(), namespace: "default".into() };
         let alone = Arc::new(Ownership::new(1, Hold::Forever));
-        (Self::new(cluster, Options::default(), alone, Box::new(move || now)), handle)
+        (Self::new(cluster, Options::default(), alone, (Arc::default(), Audit::off()), Box::new(move || now)), handle)
     }
 
     /// What writes for an object.
@@ -500,6 +500,10 @@ impl Live for Context {
 
     fn kept(&self) -> (usize, usize) {
         self.state.size()
+    }
+
+    fn findings(&self) -> Vec<(&'static str, i64)> {
+        self.findings().into_iter().map(|(check, count)| (check.name(), count)).collect()
     }
 
     fn queues(&self) -> Vec<(&'static str, Depth)> {

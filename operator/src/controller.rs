@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use self::watches::{Gate, list_style, start_watches};
 use crate::context::Context;
+use crate::doctor::live;
 use crate::fan_out::cache::FanOutKey;
 use crate::keys::{ObjectKey, StoreKey};
 use crate::queue::{Next, Queue, Wake};
@@ -60,6 +61,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken, synced: impl Fn() +
             }
         }
     });
+    let doctor = tokio::spawn(live::run(ctx.clone()));
     let tasks = TaskTracker::new();
     let objects = dispatch(ctx.objects.clone(), tasks.clone(), stop.clone(), ctx.clone(), "ExternalSecret", {
         let ctx = ctx.clone();
@@ -112,6 +114,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken, synced: impl Fn() +
     }
     events.abort();
     tidying.abort();
+    doctor.abort();
 }
 
 /// Hands keys to workers until `stop`. A panic ends its own reconcile, and that object is tried again later.

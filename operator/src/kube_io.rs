@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::ownership::Ownership;
 
+/// A resource version as a number: those of one kind grow (KEP-5504); 0: it is none.
+pub fn version_of(text: Option<&str>) -> u64 {
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
 /// The metadata of any object.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Meta {
@@ -44,13 +49,40 @@ impl kube::Resource for Meta {
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// A read with the deadline of a write.
+/// How often a request is made again at once, and after which pauses, before whoever made it is told.
+const PAUSES: [std::time::Duration; 2] = [std::time::Duration::from_millis(200), std::time::Duration::from_secs(1)];
+/// How long one try of a read may take: a connection that is silent is not waited for to the end.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A read with the deadline of a write. A server that is busy, breaks off or fails is asked twice more: what depends on the answer would
+/// wait for its back-off otherwise.
 ///
 /// # Errors
 /// What the request answers.
-pub async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+pub async fn in_time<T, F: Future<Output = kube::Result<T>>>(request: impl Fn() -> F) -> kube::Result<T> {
     let late = |_| Err(kube::Error::Service("no answer in time".into()));
-    tokio::time::timeout(DEADLINE, request).await.unwrap_or_else(late)
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        let answer = tokio::time::timeout(PATIENCE, request()).await.unwrap_or_else(late);
+        match (&answer, pauses.next()) {
+            (Err(error), Some(pause)) if may_pass(error) => tokio::time::sleep(pause).await,
+            _ => return answer,
+        }
+    }
+}
+
+/// Whether a read that failed so may have an answer a moment later.
+fn may_pass(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => matches!(status.code, 429 | 500 | 502..=504),
+        kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::ReadEvents(_) => true,
+        _ => false,
+    }
+}
+
+/// Whether a write was refused before anything was done, because the server is busy (429 Too Many Requests, RFC 6585).
+fn is_busy(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 429)
 }
 
 /// Writes for one object, or one store: the only way to write. Nothing is sent once its shard is no longer held.
@@ -72,7 +104,14 @@ impl<'a> Writer<'a> {
         let end = tokio::time::Instant::now() + DEADLINE;
         let end = write.until.map_or(end, |until| until.min(end));
         let late = |_| Err(kube::Error::Service("no answer in time".into()));
-        tokio::time::timeout_at(end, self.client.request(request)).await.unwrap_or_else(late)
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let answer = tokio::time::timeout_at(end, self.client.request(request.clone())).await.unwrap_or_else(late);
+            match (&answer, pauses.next()) {
+                (Err(error), Some(pause)) if is_busy(error) => tokio::time::sleep(pause).await,
+                _ => return answer,
+            }
+        }
     }
 
     async fn send_for_meta(&self, mut request: http::Request<Vec<u8>>) -> kube::Result<Meta> {

@@ -4,6 +4,7 @@
 //! provider, and [`external_secret::status`].
 
 pub mod admission;
+pub mod audit;
 pub mod bucket;
 pub mod cli;
 pub mod clients;
@@ -11,6 +12,7 @@ pub mod connections;
 pub mod context;
 pub mod controller;
 pub mod crds;
+pub mod doctor;
 pub mod events;
 pub mod external_secret;
 pub mod fan_out;
@@ -28,6 +30,7 @@ pub mod malformed;
 pub mod metrics;
 pub mod mirror;
 pub mod ownership;
+pub mod private;
 pub mod push_secret;
 pub mod queue;
 pub mod reads;

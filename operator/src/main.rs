@@ -3,12 +3,17 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use lockstep::cli::{Cli, Command};
+use lockstep::cli::{Cli, Command, DoctorArgs, Output};
 use lockstep::crds::{self, Installed};
-use lockstep::{admission, clients, logging, run};
+use lockstep::doctor::gather::{self, Scope};
+use lockstep::doctor::{self, report};
+use lockstep::external_secret::kube_error;
+use lockstep::{admission, audit, clients, kube_io, logging, private, run};
 
+/// Memory is wiped as it is let go: values pass through buffers of libraries that nobody else would wipe (SECURITY.md).
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<tikv_jemallocator::Jemalloc> =
+    zeroizing_alloc::ZeroAlloc(tikv_jemallocator::Jemalloc);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -22,6 +27,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => {
             logging::start(args.log_level, args.log_format);
+            private::close();
             match runtime.block_on(run::run(*args)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failed(&error),
@@ -29,17 +35,27 @@ fn main() -> ExitCode {
         }
         Command::Webhook(args) => {
             logging::start(args.log_level, args.log_format);
+            private::close();
             match runtime.block_on(admission::run(*args)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failed(&error),
             }
         }
-        Command::Crds { install: true, .. } => runtime.block_on(install()),
-        Command::Crds { install: false, only } => match crds::yaml(only.as_deref()) {
-            Ok(yaml) => {
-                print!("{yaml}");
+        Command::Doctor(args) => runtime.block_on(examine(args)),
+        Command::AuditHash { key_file } => match audit_hash(&key_file) {
+            Ok(hash) => {
+                println!("{hash}");
                 ExitCode::SUCCESS
             }
+            Err(error) => failed(&*error),
+        },
+        Command::Crds { install: true, .. } => runtime.block_on(install()),
+        Command::Crds { install: false, only } => match crds::yaml(only.as_deref()) {
+            Ok(yaml) => match std::io::Write::write_all(&mut std::io::stdout().lock(), yaml.as_bytes()) {
+                // Whoever reads may have seen enough.
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => failed(&error),
+                _ => ExitCode::SUCCESS,
+            },
             Err(error) => failed(&error),
         },
     }
@@ -48,6 +64,30 @@ fn main() -> ExitCode {
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("lockstep: {error}");
     ExitCode::FAILURE
+}
+
+async fn examine(args: DoctorArgs) -> ExitCode {
+    let client = match clients::connect().await {
+        Ok(cluster) => cluster.client,
+        Err(error) => return failed(&error),
+    };
+    if let Err(error) = kube_io::in_time(|| client.apiserver_version()).await {
+        return failed(&format!("the API server does not answer ({})", kube_error(&error)));
+    }
+    let (namespace, name) = &args.service_account;
+    let scope = Scope { namespace: args.namespace.as_deref(), account: (namespace, name) };
+    let seen = gather::gather(client, &scope, jiff::Timestamp::now()).await;
+    match report::print(&doctor::examine(&seen), args.output == Output::Json) {
+        Ok(false) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::from(3),
+        Err(error) => failed(&error),
+    }
+}
+
+fn audit_hash(key_file: &std::path::Path) -> Result<String, Box<dyn std::error::Error>> {
+    let mut value = zeroize::Zeroizing::new(Vec::new());
+    std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut value)?;
+    Ok(audit::hash_with(key_file, &value)?)
 }
 
 async fn install() -> ExitCode {

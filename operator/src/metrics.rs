@@ -49,6 +49,11 @@ struct WriteLabels {
     resource: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuditLabels {
+    result: &'static str,
+}
+
 #[derive(Default)]
 struct StoreSeries {
     calls: Vec<CallLabels>,
@@ -68,6 +73,7 @@ pub struct Metrics {
     of_stores: Mutex<HashMap<String, StoreSeries>>,
     requests: Family<WriteLabels, Counter>,
     events_dropped: Counter,
+    audited: Family<AuditLabels, Counter>,
     panics: Counter,
 }
 
@@ -132,6 +138,19 @@ impl Metrics {
         self.events_dropped.inc();
     }
 
+    /// Records of the audit trail were `written`, or `lost`.
+    pub fn audited(&self, result: &'static str, count: usize) {
+        if count > 0 {
+            self.audited.get_or_create(&AuditLabels { result }).inc_by(count as u64);
+        }
+    }
+
+    /// How many of them.
+    #[cfg(test)]
+    pub fn audit_count(&self, result: &'static str) -> u64 {
+        self.audited.get_or_create(&AuditLabels { result }).get()
+    }
+
     /// A reconcile panicked.
     pub fn panicked(&self) {
         self.panics.inc();
@@ -153,6 +172,7 @@ impl Metrics {
             self.requests.clone(),
         );
         registry.register("lockstep_events_dropped", "Events not written because too many waited", self.events_dropped.clone());
+        registry.register("lockstep_audit_records", "Records of the audit trail: written, or lost", self.audited.clone());
         registry.register("lockstep_panics", "Reconciles that panicked", self.panics.clone());
         registry.register_collector(Box::new(LiveCollector(live)));
         let mut text = String::new();
@@ -183,6 +203,8 @@ pub trait Live: Send + Sync {
     fn stores(&self) -> (usize, usize);
     /// Objects that are kept, and the bytes of their texts.
     fn kept(&self) -> (usize, usize);
+    /// What `lockstep doctor` would find, by check; -1: that can't be told.
+    fn findings(&self) -> Vec<(&'static str, i64)>;
     /// Queues by name.
     fn queues(&self) -> Vec<(&'static str, Depth)>;
 }
@@ -229,6 +251,12 @@ impl Collector for LiveCollector {
             "lockstep_queue_overdue",
             "Refreshes that are due and wait for their turn",
             &mut queues.iter().map(|(name, depth)| (vec![("queue", *name)], depth.overdue as i64)),
+        )?;
+        let findings = live.findings();
+        gauge(
+            "lockstep_findings",
+            "What lockstep doctor would find; -1: that can't be told",
+            &mut findings.iter().map(|(check, n)| (vec![("check", *check)], *n)),
         )?;
         let count = |ready: Option<bool>| objects.iter().filter(|o| o.ready == ready).count() as i64;
         let (ready_stores, failed_stores) = live.stores();
@@ -281,6 +309,9 @@ mod tests {
         fn kept(&self) -> (usize, usize) {
             (1, 700)
         }
+        fn findings(&self) -> Vec<(&'static str, i64)> {
+            vec![("unused-store", 2)]
+        }
         fn queues(&self) -> Vec<(&'static str, Depth)> {
             vec![("externalsecret", Depth { waiting: 4, overdue: 2, running: 1, steady: 0.5 })]
         }
@@ -316,6 +347,7 @@ mod tests {
             r#"lockstep_queue_depth{queue="externalsecret"} 4"#,
             r#"lockstep_queue_overdue{queue="externalsecret"} 2"#,
             "lockstep_cache_bytes 700",
+            r#"lockstep_findings{check="unused-store"} 2"#,
             r#"lockstep_objects{kind="ExternalSecret",ready="false"} 1"#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");

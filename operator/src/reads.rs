@@ -17,10 +17,12 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::Shared;
-use lockstep_providers::{Capabilities, Error, Fetched, Provider, Result, Want};
+use lockstep_providers::{Capabilities, Error, Fetched, Payload, Provider, Result, Want};
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::audit::{Action, Trail};
 use crate::limits::{Limiter, Limits, Permission};
 use crate::metrics::Metrics;
 
@@ -167,6 +169,7 @@ pub struct Reader {
     limiter: Arc<Mutex<Limiter>>,
     labels: StoreLabels,
     metrics: Arc<Metrics>,
+    trail: Trail,
     hooks: Hooks,
 }
 
@@ -214,6 +217,7 @@ impl Reader {
         limiter: Arc<Mutex<Limiter>>,
         labels: StoreLabels,
         metrics: Arc<Metrics>,
+        trail: Trail,
         hooks: Hooks,
     ) -> Arc<Self> {
         let capabilities = provider.capabilities();
@@ -229,7 +233,7 @@ impl Reader {
             away: None,
             searches: HashMap::new(),
         };
-        Arc::new(Self { provider, capabilities, retries, state: Mutex::new(state), limiter, labels, metrics, hooks })
+        Arc::new(Self { provider, capabilities, retries, state: Mutex::new(state), limiter, labels, metrics, trail, hooks })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -479,6 +483,10 @@ impl Reader {
         loop {
             let answers = self.provider.get(wants).await;
             self.metrics.provider_call(&self.labels, "get", answers.first().map_or("ok", result_label));
+            wants
+                .iter()
+                .zip(&answers)
+                .for_each(|(want, answer)| self.trail.record(Action::Get, || got(&self.trail, want, answer), answer));
             let away = answers.iter().find_map(|a| match a {
                 Err(error @ Error::Unavailable { everybody: true, .. }) => Some(error.clone()),
                 _ => None,
@@ -533,6 +541,7 @@ impl Reader {
     pub async fn probe(&self) -> Result<lockstep_providers::Validity> {
         let answer = self.provider.validate().await;
         self.metrics.provider_call(&self.labels, "validate", answer.as_ref().map_or_else(Error::category, |_| "ok"));
+        self.trail.record(Action::Validate, || Value::Null, &answer);
         let mut state = self.lock();
         match &answer {
             Err(error @ Error::Unavailable { everybody: true, .. }) => state.away = Some(error.clone()),
@@ -625,6 +634,30 @@ fn closed(state: &State, now: Instant) -> Option<Error> {
 fn passed(answer: &Answer) -> bool {
     // Nobody may have looked at it yet.
     matches!(answer.clone().now_or_never(), Some(Ok(Err(Error::Unavailable { .. } | Error::Throttled { .. })) | Err(_)))
+}
+
+/// A remote secret that was asked for, as the audit trail has it.
+fn got(trail: &Trail, want: &Want, answer: &Result<Fetched>) -> Value {
+    let (version, hash) = match answer {
+        Ok(Fetched::Value { payload, version }) => (version.clone(), payload_hash(trail, payload)),
+        Ok(Fetched::Unchanged) => (want.seen.clone(), None),
+        Err(_) => (None, None),
+    };
+    json!({
+        "key": want.key, "asked": want.version, "property": want.property, "namespace": want.namespace, "version": version.as_deref(),
+        "unchanged": matches!(answer, Ok(Fetched::Unchanged)).then_some(true), "metadata": want.metadata.then_some(true), "hash": hash,
+    })
+}
+
+/// Of named values the hash is that of their names and hashes, in order.
+fn payload_hash(trail: &Trail, payload: &Payload) -> Option<String> {
+    match payload {
+        Payload::Bytes(bytes) | Payload::Property(bytes) => trail.hash(bytes.expose()),
+        Payload::Fields(fields) => {
+            let parts = fields.iter().map(|(name, value)| Some(format!("{name}={}", trail.hash(value.expose())?)));
+            trail.hash(parts.collect::<Option<Vec<_>>>()?.join("\n").as_bytes())
+        }
+    }
 }
 
 fn result_label(answer: &Result<Fetched>) -> &'static str {

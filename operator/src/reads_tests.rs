@@ -51,7 +51,7 @@ fn free() -> Arc<Mutex<Limiter>> {
 fn reader(batch: usize) -> (Arc<Script>, Arc<Reader>) {
     let script = Arc::new(Script { calls: 0.into(), wants: 0.into(), batch, fail: Mutex::new(None) });
     let labels = StoreLabels { store: "SecretStore a/b".into(), provider: "script".into() };
-    let reader = Reader::new(script.clone(), Retries::default(), free(), labels, Arc::default(), nobody());
+    let reader = Reader::new(script.clone(), Retries::default(), free(), labels, Arc::default(), Trail::default(), nobody());
     (script, reader)
 }
 
@@ -109,7 +109,7 @@ async fn a_value_stays_for_as_long_as_somebody_waits_who_may_take_it() {
         Arc::new(move |made| oldest.lock().unwrap().is_some_and(|cause| cause <= made))
     };
     let hooks = Hooks { on_trouble: Box::new(|| {}), is_awaited };
-    let reader = Reader::new(script, Retries::default(), free(), labels, Arc::default(), hooks);
+    let reader = Reader::new(script, Retries::default(), free(), labels, Arc::default(), Trail::default(), hooks);
     reader.read(&[Want::latest("a")], Instant::now()).await;
     tokio::time::sleep(GRACE * 3).await;
     assert!(reader.lock().slots.values().all(|slot| slot.read.is_some()));
@@ -151,7 +151,7 @@ async fn retry_settings_are_tries_after_the_first() {
     let script = Arc::new(Script { calls: 0.into(), wants: 0.into(), batch: 1, fail: Mutex::new(Some(Error::unavailable("x"))) });
     let labels = StoreLabels { store: "SecretStore a/b".into(), provider: "script".into() };
     let retries = Retries { max: 2, interval: Duration::from_secs(3) };
-    let reader = Reader::new(script.clone(), retries, free(), labels, Arc::default(), nobody());
+    let reader = Reader::new(script.clone(), retries, free(), labels, Arc::default(), Trail::default(), nobody());
     let begun = Instant::now();
     assert!(reader.read(&[Want::latest("a")], begun).await[0].is_err());
     assert_eq!(script.calls.load(Ordering::SeqCst), 3);
@@ -200,7 +200,7 @@ async fn connections_of_a_store_share_its_limit_and_none_of_them_is_forgotten() 
         .map(|_| {
             let script = Arc::new(Script { calls: 0.into(), wants: 0.into(), batch: 1, fail: Mutex::new(None) });
             let labels = StoreLabels { store: "ClusterSecretStore b".into(), provider: "script".into() };
-            Reader::new(script, Retries::default(), limiter.clone(), labels, Arc::default(), nobody())
+            Reader::new(script, Retries::default(), limiter.clone(), labels, Arc::default(), Trail::default(), nobody())
         })
         .collect();
     let wants: Vec<Want> = (0..10).map(|i| Want::latest(format!("k{i}"))).collect();
@@ -277,7 +277,7 @@ impl Provider for Broken {
 #[tokio::test(start_paused = true)]
 async fn a_provider_that_panics_fails_its_call_and_no_later_one() {
     let labels = StoreLabels { store: "SecretStore a/b".into(), provider: "broken".into() };
-    let reader = Reader::new(Arc::new(Broken), Retries::default(), free(), labels, Arc::default(), nobody());
+    let reader = Reader::new(Arc::new(Broken), Retries::default(), free(), labels, Arc::default(), Trail::default(), nobody());
     for i in 0..5 {
         let answer = reader.read(&[Want::latest(format!("k{i}"))], Instant::now()).await;
         assert!(matches!(&answer[0], Err(Error::Unavailable { message, .. }) if message.contains("please report")), "{answer:?}");

@@ -129,7 +129,8 @@ impl<T: Tenant> StoreResolver<T> {
 
     async fn secret(&self, field: &str, namespace: &str, name: &str) -> Result<Secret> {
         self.metrics.api_request("get", "secrets");
-        let found = Api::<Secret>::namespaced(self.client.clone(), namespace).get_opt(name).await;
+        let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let found = kube_io::in_time(|| api.get_opt(name)).await;
         let found = found.map_err(|error| api_error(field, &format!("Secret {namespace}/{name}"), &error))?;
         self.note(RefKind::Secret, namespace, name, found.as_ref().and_then(|s| s.resource_version()));
         found.ok_or_else(|| Error::invalid(field, format!("Secret {namespace}/{name} does not exist; create it")))
@@ -183,7 +184,8 @@ impl<'a> ObjectResolver<'a> {
         let object = RefObject::generator(key);
         let api: Api<DynamicObject> = object.generator_api(self.ctx.client.clone());
         self.ctx.metrics.api_request("get", object.resource());
-        let found = kube_io::in_time(api.get_opt(&key.name)).await.map_err(|error| api_error(field, &key.to_string(), &error))?;
+        let found =
+            kube_io::in_time(|| api.get_opt(&key.name)).await.map_err(|error| api_error(field, &key.to_string(), &error))?;
         self.note(object, found.as_ref().map(|found| generator_version(&found.metadata)));
         found.ok_or_else(|| Error::invalid(field, format!("{key} does not exist; create it")))
     }
@@ -196,7 +198,7 @@ impl<'a> ObjectResolver<'a> {
         let what = format!("Secret {}/{name}", self.namespace());
         self.ctx.metrics.api_request("get", "secrets");
         let api = Api::<Secret>::namespaced(self.ctx.client.clone(), self.namespace());
-        let found = kube_io::in_time(api.get_opt(name)).await.map_err(|error| api_error(field, &what, &error))?;
+        let found = kube_io::in_time(|| api.get_opt(name)).await.map_err(|error| api_error(field, &what, &error))?;
         self.note(RefObject::new(RefKind::Secret, self.namespace(), name), found.as_ref().and_then(|s| s.resource_version()));
         let found = found.ok_or_else(|| Error::invalid(field, format!("{what} does not exist; create it")))?;
         let data = found.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, SecretBytes::new(bytes.0))).collect();
@@ -216,7 +218,8 @@ impl<'a> ObjectResolver<'a> {
         let text = selector_text(selector).map_err(|why| Error::invalid(format!("{field}.selector"), why))?;
         self.ctx.metrics.api_request("list", "secrets");
         let api = Api::<PartialObjectMeta<Secret>>::namespaced(self.ctx.client.clone(), self.namespace());
-        let listed = kube_io::in_time(api.list(&ListParams::default().labels(&text))).await;
+        let params = ListParams::default().labels(&text);
+        let listed = kube_io::in_time(|| api.list(&params)).await;
         let listed = listed.map_err(|error| api_error(field, &format!("the Secrets of {}", self.namespace()), &error))?;
         let versions = listed.items.iter().filter_map(|s| Some((s.metadata.name.clone()?, s.metadata.resource_version.clone()?)));
         let versions: BTreeMap<String, String> = versions.collect();
@@ -231,7 +234,7 @@ impl<'a> ObjectResolver<'a> {
     pub async fn kept_values(&self, name: &str, state_uid: &str) -> Result<Option<SecretBytes>> {
         self.ctx.metrics.api_request("get", "secrets");
         let api = Api::<Secret>::namespaced(self.ctx.client.clone(), self.namespace());
-        let found = kube_io::in_time(api.get_opt(name)).await;
+        let found = kube_io::in_time(|| api.get_opt(name)).await;
         let found = found.map_err(|error| api_error("generator", &format!("Secret {}/{name}", self.namespace()), &error))?;
         Ok(found.and_then(|secret| lease::values_in(secret, state_uid)))
     }
@@ -244,7 +247,7 @@ impl<'a> ObjectResolver<'a> {
         let what = format!("ConfigMap {}/{name}", self.namespace());
         self.ctx.metrics.api_request("get", "configmaps");
         let api = Api::<ConfigMap>::namespaced(self.ctx.client.clone(), self.namespace());
-        let found = kube_io::in_time(api.get_opt(name)).await.map_err(|error| api_error(field, &what, &error))?;
+        let found = kube_io::in_time(|| api.get_opt(name)).await.map_err(|error| api_error(field, &what, &error))?;
         self.note(RefObject::new(RefKind::ConfigMap, self.namespace(), name), found.as_ref().and_then(|c| c.resource_version()));
         let found = found.ok_or_else(|| Error::invalid(field, format!("{what} does not exist; create it")))?;
         Ok(found.data.unwrap_or_default().into_iter().map(|(key, text)| (key, SecretBytes::from(text))).collect())
@@ -258,7 +261,7 @@ impl<'a> ObjectResolver<'a> {
         let what = format!("Secret {}/{name}", self.namespace());
         self.ctx.metrics.api_request("get", "secrets");
         let api = Api::<Secret>::namespaced(self.ctx.client.clone(), self.namespace());
-        let found = kube_io::in_time(api.get_opt(name)).await.map_err(|error| api_error(field, &what, &error))?;
+        let found = kube_io::in_time(|| api.get_opt(name)).await.map_err(|error| api_error(field, &what, &error))?;
         self.note(RefObject::new(RefKind::Secret, self.namespace(), name), found.as_ref().and_then(|s| s.resource_version()));
         let found = found.ok_or_else(|| Error::invalid(field, format!("{what} does not exist; create it")))?;
         Ok(found.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, SecretBytes::new(bytes.0))).collect())
@@ -344,7 +347,8 @@ impl<T: Tenant> Resolver for StoreResolver<T> {
             CaProviderType::ConfigMap => {
                 self.metrics.api_request("get", "configmaps");
                 let what = format!("ConfigMap {namespace}/{name}");
-                let found = Api::<ConfigMap>::namespaced(self.client.clone(), namespace).get_opt(name).await;
+                let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+                let found = kube_io::in_time(|| api.get_opt(name)).await;
                 let found = found.map_err(|error| api_error(field, &what, &error))?;
                 self.note(RefKind::ConfigMap, namespace, name, found.as_ref().and_then(|c| c.resource_version()));
                 let data = found.ok_or_else(|| Error::invalid(field, format!("{what} does not exist; create it")))?.data;
@@ -375,7 +379,9 @@ impl<T: Tenant> Resolver for StoreResolver<T> {
         };
         self.metrics.api_request("create", "serviceaccounts/token");
         let api = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace);
-        match api.create_token_request(name, &PostParams::default(), &request).await {
+        // A token more than is used ends by itself.
+        let params = PostParams::default();
+        match kube_io::in_time(|| api.create_token_request(name, &params, &request)).await {
             Ok(answer) => {
                 // One whose annotations were read is watched already.
                 if !self.refs.refers(&self.caller, &RefObject::new(RefKind::Identity, namespace, name)) {
@@ -400,7 +406,8 @@ impl<T: Tenant> Resolver for StoreResolver<T> {
         let namespace = self.caller.namespace_of(&format!("{field}.namespace"), account.namespace.as_deref())?;
         let (name, what) = (account.name.as_str(), format!("ServiceAccount {namespace}/{}", account.name));
         self.metrics.api_request("get", "serviceaccounts");
-        let found = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace).get_metadata_opt(name).await;
+        let api = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace);
+        let found = kube_io::in_time(|| api.get_metadata_opt(name)).await;
         let found = found.map_err(|error| api_error(field, &what, &error))?;
         let annotations = found.map(|found| found.metadata.annotations.unwrap_or_default());
         self.note(RefKind::Identity, namespace, name, annotations.clone().map(identity_version));

@@ -13,18 +13,21 @@ use rustls_pki_types::pem::PemObject;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{self, Audit, AuditError};
 use crate::cli::RunArgs;
 use crate::clients::{self, NoCluster};
 use crate::context::{Context, Options};
 use crate::controller;
 use crate::leader::Election;
 use crate::limits::Limits;
-use crate::metrics::Live;
+use crate::metrics::{Live, Metrics};
 use crate::ownership::{Hold, Ownership};
 use crate::server::Probes;
 use crate::shards::{self, Sharding};
 use crate::{events, server};
 
+/// How long a stop waits for the audit trail to be written.
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 /// How long a stop waits for logins to be given back.
 const CLOSE_WITHIN: Duration = Duration::from_millis(800);
 
@@ -40,6 +43,9 @@ pub enum RunError {
     /// A file of authorities can't be used.
     #[error("--ca-file: {0}")]
     Authorities(String),
+    /// The audit trail can't begin.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Another replica may lead now.
     #[error("the lease was lost; ending, so that two replicas never write at once")]
     LeaseLost,
@@ -61,7 +67,7 @@ fn authorities(file: Option<&std::path::Path>) -> Result<Vec<u8>, RunError> {
 /// [`RunError`].
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let cluster = clients::connect().await?;
-    let (client, own_namespace) = (cluster.client.clone(), cluster.namespace.clone());
+    let (leases, own_namespace) = (cluster.leases.clone(), cluster.namespace.clone());
     let options = Options {
         controller_class: args.controller_class.clone(),
         namespaces: args.namespaces.clone(),
@@ -85,7 +91,12 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let elected = args.leader_elect || args.shards > 1;
     let hold = if elected { Hold::No } else { Hold::Forever };
     let ownership = Arc::new(Ownership::new(usize::from(args.shards), hold));
-    let ctx = Context::new(cluster, options, ownership, Box::new(Timestamp::now));
+    let metrics = Arc::<Metrics>::default();
+    let variable = |name: &str| std::env::var(name).ok();
+    let endpoint = audit::Endpoint::find(args.audit_otlp_endpoint.as_deref(), variable, options.authorities.clone());
+    let trail = audit::Settings { places: args.audit.clone(), key_file: args.audit_key_file.clone(), endpoint };
+    let audit = Audit::start(&trail, &metrics)?;
+    let ctx = Context::new(cluster, options, ownership, (metrics, audit.clone()), Box::new(Timestamp::now));
     let ready: server::Ready = Arc::new(AtomicBool::new(false));
     let probes = {
         let (ready, ctx) = (ready.clone(), ctx.clone());
@@ -111,11 +122,11 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let outcome = if args.shards > 1 {
         let serves = format!("class {} in {}", args.controller_class, served(&args.namespaces));
         let sharding = Sharding { namespace, name, identity, duration, shards: usize::from(args.shards), serves };
-        share(ctx, client, sharding, &ready, &stop).await;
+        share(ctx, leases, sharding, &ready, &stop).await;
         Ok(())
     } else if args.leader_elect {
         let election = Election { namespace, name, identity, duration };
-        lead(ctx, &client, &election, &ready, &stop).await
+        lead(ctx, &leases, &election, &ready, &stop).await
     } else {
         work(ctx, &ready, stop.clone()).await;
         Ok(())
@@ -123,6 +134,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     // Logins are given back last: nobody waits for that.
     let close = futures::future::join(connections.connections.close_all(), connections.generators.close_all());
     let _ = tokio::time::timeout(CLOSE_WITHIN, close).await;
+    audit.flush(FLUSH_WITHIN).await;
     server.abort();
     tracing::info!("stopped");
     outcome

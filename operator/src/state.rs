@@ -24,7 +24,9 @@ use crate::{fan_out, store};
 pub struct StoreEntry {
     /// What a connection is made from.
     pub view: StoreView,
-    /// Its status when it was last seen.
+    /// Its resource version; 0: unknown.
+    pub version: u64,
+    /// Its status as it was last seen, or written by this process.
     pub status: SecretStoreStatus,
     /// For its events.
     pub uid: String,
@@ -233,9 +235,24 @@ impl State {
         self.lock().stores.get(key).cloned()
     }
 
-    /// Takes a store in; answers what is news.
+    /// This process wrote a store's status: what a watch shows of an earlier time tells nothing of it.
+    pub fn store_told(&self, key: &StoreKey, uid: &str, version: u64, status: SecretStoreStatus) {
+        if let Some(entry) = self.lock().stores.get_mut(key).filter(|entry| entry.uid == uid && entry.version <= version) {
+            entry.version = version;
+            entry.status = status;
+        }
+    }
+
+    /// Takes a store in; answers what is news. What is older than this process' own write is none: that one's echo follows.
     pub fn store_applied(&self, entry: StoreEntry) -> StoreNews {
-        let before = self.lock().stores.insert(entry.view.key.clone(), entry.clone());
+        let before = {
+            let mut inner = self.lock();
+            let known = inner.stores.get(&entry.view.key);
+            if known.is_some_and(|known| known.uid == entry.uid && known.version > entry.version) {
+                return StoreNews { spec: false, limits: false, ready: false, labels: false };
+            }
+            inner.stores.insert(entry.view.key.clone(), entry.clone())
+        };
         match before {
             Some(b) if b.view.identity == entry.view.identity => StoreNews {
                 spec: false,
@@ -332,6 +349,12 @@ impl State {
         }
         // Whoever waits for a Secret of somebody else to go is woken too.
         inner.claims(key)
+    }
+
+    /// How many managed Secrets no object has as its target.
+    pub fn unclaimed(&self) -> usize {
+        let inner = self.lock();
+        inner.targets.keys().filter(|key| inner.claims(key).is_empty()).count()
     }
 
     /// Names and UIDs of all targets that the watch has shown or this process wrote.

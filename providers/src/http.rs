@@ -102,7 +102,8 @@ pub(crate) fn builder(field: &str, tls: Tls, options: &Options) -> Result<Client
         .user_agent(concat!("lockstep/", env!("CARGO_PKG_VERSION")))
         .timeout(options.timeout)
         .connect_timeout(options.timeout.min(Duration::from_secs(5)))
-        .pool_idle_timeout(Duration::from_secs(90))
+        // What a connection read last is in its buffers for as long as it stands.
+        .pool_idle_timeout(Duration::from_secs(30))
         .redirect(redirects)
         .no_proxy();
     if !tls.anywhere {

@@ -16,8 +16,8 @@ use lockstep_e2e::harness::{self, eventually};
 use lockstep_e2e::process::{Process, free_port};
 use serde_json::{Value, json};
 
-use crate::case::Case;
 use crate::deployment::render;
+use lockstep_e2e::case::Case;
 
 const NAMESPACE: &str = "lockstep-system";
 const NAME: &str = "lockstep-webhook";

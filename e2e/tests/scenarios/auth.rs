@@ -7,7 +7,7 @@ use lockstep_e2e::harness::{self, eventually};
 use lockstep_e2e::vault::LDAP_PASSWORD;
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 /// A policy for the case, and three objects that read through the store `vault`.
 async fn prepare(case: &Case) {

@@ -8,7 +8,7 @@ use lockstep_e2e::harness::{self, eventually};
 use lockstep_e2e::operator::{Operator, OperatorOptions};
 use serde_json::json;
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 #[tokio::test]
 async fn a_restart_with_synced_objects_reads_no_secret_and_writes_nothing() {

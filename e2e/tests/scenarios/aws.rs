@@ -7,7 +7,7 @@ use lockstep_e2e::faults::Fault::Answer;
 use lockstep_e2e::harness::{aws, eventually, secret};
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 /// A case with access keys of its own that may read what begins with its name.
 struct OnAws {
@@ -375,7 +375,7 @@ async fn throttling_failures_and_cut_connections_leave_the_secret_alone() {
     on.case.force_sync("app").await;
     on.case.secret_is("app", &[("x", "CANARY-later")]).await;
     on.case.ready_is("app", "True", "SecretSynced", "").await;
-    assert!(on.case.operator.metric("lockstep_provider_calls_total", &[&on.case.name, "throttled"]).await > 0);
+    assert!(on.case.shared_operator().metric("lockstep_provider_calls_total", &[&on.case.name, "throttled"]).await > 0);
     for (fault, needle) in [
         (error(500, "InternalServiceError"), "InternalServiceError"),
         (Fault::Cut, "unavailable"),

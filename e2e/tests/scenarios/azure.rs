@@ -7,7 +7,7 @@ use lockstep_e2e::rsa::Rsa;
 use lockstep_providers::{Deleted, Fetched, Payload, Push, Pushed, SecretBytes, Source, Target, Want};
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 pub const TENANT: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -187,7 +187,7 @@ async fn each_environment_has_vaults_of_its_own() {
     on.case.apply_store("stack", spec(&url, "AzureStackCloud", cloud)).await;
     on.object("app", "stack", json!([entry("x", json!({"key": "app"}))])).await;
     on.case.secret_is("app", &[("x", "CANARY-stack")]).await;
-    crate::case::stop(operator);
+    lockstep_e2e::case::stop(operator);
 }
 
 #[tokio::test]

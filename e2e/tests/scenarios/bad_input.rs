@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 /// A good object beside the bad ones is synced all the same.
 async fn nothing_else_is_disturbed(case: &Case) {
     case.put("good", json!({"p": "CANARY-good"})).await;
     case.external_secret("good", json!({"data": [case.data("p", "good", "p")]})).await;
     case.secret_is("good", &[("p", "CANARY-good")]).await;
-    assert!(case.operator.metric("lockstep_panics_total", &[]).await == 0, "nothing panicked");
+    assert!(case.shared_operator().metric("lockstep_panics_total", &[]).await == 0, "nothing panicked");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use lockstep_e2e::python;
 use lockstep_e2e::rsa::Rsa;
 
 use crate::azure::TENANT;
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 /// Runs a script of `e2e/python`; answers what it says.
 async fn run(script: &str, arguments: Vec<String>, environment: Vec<(String, String)>) -> String {

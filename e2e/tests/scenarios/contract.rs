@@ -9,7 +9,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{JSONSch
 use kube::api::Api;
 use lockstep_e2e::harness::root;
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 fn read(name: &str) -> String {
     std::fs::read_to_string(root().join("e2e/contract").join(name)).unwrap()

@@ -8,7 +8,7 @@ use kube::api::{Api, PostParams};
 use lockstep_e2e::harness::{self, documents};
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 /// Renders a kustomization: with kubectl where there is one, else by hand, which knows resources, namespace and JSON patches.
 pub fn render(folder: &str) -> Vec<Value> {

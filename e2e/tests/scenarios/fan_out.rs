@@ -5,7 +5,7 @@ use lockstep_crds::{ExternalSecret, PushSecret};
 use lockstep_e2e::harness::{self, eventually, secret};
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 fn cluster(kind: &str, name: &str, spec: Value) -> Value {
     let version = if kind == "ClusterPushSecret" { "v1alpha1" } else { "v1" };

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 async fn services(topic: &str) -> Case {
     let case = Case::new(topic).await;

@@ -8,7 +8,7 @@ use lockstep_e2e::harness::{eventually, gcp, secret, token_for};
 use lockstep_e2e::http_api::HttpApi;
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 /// A case with a project of its own.
 struct OnGcp {

@@ -9,7 +9,7 @@ use lockstep_e2e::harness::{self, aws, azure, eventually, gcp};
 use lockstep_e2e::http_api::HttpApi;
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 pub async fn generator(case: &Case, kind: &str, name: &str, spec: Value) {
     case.apply(manifest(kind, name, spec)).await.unwrap();

@@ -2,10 +2,12 @@
 
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, DynamicObject};
+use lockstep_e2e::canary;
+use lockstep_e2e::harness::eventually;
 use lockstep_e2e::vault::ROOT;
 use serde_json::json;
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 #[tokio::test]
 async fn a_canary_in_vault_is_in_no_log_at_trace_no_event_no_status_and_no_metric() {
@@ -66,10 +68,119 @@ async fn a_canary_in_vault_is_in_no_log_at_trace_no_event_no_status_and_no_metri
         }
     }
     for (place, text) in &said {
-        assert!(!text.contains(canary), "the canary is in the {place}");
-        assert!(!text.contains(ROOT), "the root token is in the {place}");
-        assert!(!text.contains("Q0FOQVJZ"), "the canary is in the {place}, in Base64");
+        assert_eq!(canary::find(text.as_bytes(), canary.as_bytes()), None, "the canary is in the {place}");
+        assert_eq!(canary::find(text.as_bytes(), ROOT.as_bytes()), None, "the root token is in the {place}");
     }
     // The shared operator, which serves every other scenario at TRACE, has said none of their values either.
-    assert!(!case.operator.process.output().contains("CANARY"));
+    assert!(!case.shared_operator().process.output().contains("CANARY"));
+}
+
+/// Everything that a process has in its memory and may read itself, piece by piece.
+fn memory(pid: u32, mut look: impl FnMut(&str, &[u8])) {
+    use std::io::{Read, Seek, SeekFrom};
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("root reads the memory of others");
+    let mut file = std::fs::File::open(format!("/proc/{pid}/mem")).expect("root reads the memory of others");
+    for line in maps.lines() {
+        let mut fields = line.split_whitespace();
+        let (range, rights) = (fields.next().unwrap(), fields.next().unwrap());
+        let (from, to) = range.split_once('-').unwrap();
+        let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
+        if !rights.starts_with("rw") || line.ends_with("[vvar]") {
+            continue;
+        }
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
+        // A part that is gone since the list was read has nothing to say.
+        if file.seek(SeekFrom::Start(from)).is_ok() && file.read_exact(&mut bytes).is_ok() {
+            look(line, &bytes);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_nobody_needs_any_more_is_nowhere_in_the_memory_of_the_process() {
+    let case = Case::with_own_class("memory").await;
+    // A connection that others keep busy would keep the tail of what it read (SECURITY.md).
+    let operator = case.own_operator("a", &["--namespace", &case.name]);
+    operator.wait_working();
+    case.vault_store().await;
+    let value = "CANARY-memory-7d3f91c2-ü/+\"-of-some-length";
+    case.put("app", json!({"p": value, "q": "CANARY-memory-other"})).await;
+    let template = json!({"mergePolicy": "Merge", "data": {"conf": "{{ .p | upper | b64enc }} {{ .p }}"}});
+    case.external_secret("app", json!({"data": [case.data("p", "app", "p")], "target": {"template": template}})).await;
+    case.synced("app").await;
+    // Somebody edits the target, so that the operator reads it too; and another way that fails.
+    let patch = json!({"stringData": {"p": "edited"}});
+    case.secrets().patch("app", &Default::default(), &kube::api::Patch::Merge(&patch)).await.unwrap();
+    eventually("it is put right", async || case.secret("app").await.filter(|s| s["p"] == value)).await;
+    let mut base64 = case.data("k", "app", "p");
+    base64["remoteRef"]["decodingStrategy"] = json!("Base64");
+    case.external_secret("bad", json!({"data": [base64]})).await;
+    case.failed("bad", "not Base64").await;
+    // The values are gone at the provider: nothing asks for them again.
+    case.harness.vault.remove(&case.key("app")).await;
+    case.force_sync("bad").await;
+
+    let found = || {
+        let mut places = Vec::new();
+        memory(operator.process.pid, |line, bytes| {
+            for (name, form) in canary::forms(value.as_bytes()) {
+                if let Some(at) = canary::position(bytes, &form) {
+                    let around = &bytes[at.saturating_sub(400)..(at + 200).min(bytes.len())];
+                    places.push(format!("{name}: {line}: {}", around.escape_ascii()));
+                }
+            }
+        });
+        places
+    };
+    // What is shared among those who read is kept for some seconds.
+    let mut last = found();
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !last.is_empty() && tokio::time::Instant::now() < end {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        last = found();
+    }
+    assert!(last.is_empty(), "a minute later: {last:#?}");
+    // The search finds what is there: the token of the store is needed for as long as the store is.
+    let mut there = false;
+    memory(operator.process.pid, |_, bytes| there |= canary::contains(bytes, ROOT.as_bytes()));
+    assert!(there, "the memory was searched");
+}
+
+#[tokio::test]
+async fn no_core_dump_is_written_and_nobody_but_root_reads_the_memory() {
+    let case = Case::with_own_class("dump").await;
+    let operator = case.own_operator("a", &[]);
+    operator.wait_working();
+    let pid = operator.process.pid;
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|l| l.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
+    // The kernel gives the files of a process that is not dumpable to root, whoever runs it (proc(5)).
+    let somebody = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "sleep", "30"])
+        .spawn();
+    let owner = |pid: u32| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/proc/{pid}/mem")).unwrap());
+    assert_eq!(owner(pid), 0);
+    if let Ok(mut sleeper) = somebody {
+        eventually("an ordinary process is its user's", async || (owner(sleeper.id()) == 65534).then_some(())).await;
+        let binary = case.harness.binary.clone();
+        let kubeconfig = case.harness.folder.path().join("operator.kubeconfig");
+        let readable = case.harness.folder.path();
+        std::fs::set_permissions(readable, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut as_nobody = std::process::Command::new("setpriv");
+        as_nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]).arg(binary);
+        as_nobody.args(["run", "--leader-elect=false", "--controller-class", &format!("{}-nobody", case.name)]);
+        as_nobody.args(["--metrics-addr", "127.0.0.1:0", "--health-addr", "127.0.0.1:0"]).env("KUBECONFIG", kubeconfig);
+        as_nobody.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut operator = as_nobody.spawn().unwrap();
+        eventually("the operator's memory is root's though nobody runs it", async || {
+            assert!(operator.try_wait().unwrap().is_none(), "it runs");
+            (owner(operator.id()) == 0).then_some(())
+        })
+        .await;
+        for child in [&mut operator, &mut sleeper] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
 }

@@ -6,39 +6,20 @@ use std::time::Duration;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use lockstep_crds::GeneratorState;
 use lockstep_e2e::harness::eventually;
-use lockstep_e2e::postgres::{PASSWORD, Postgres};
+use lockstep_e2e::postgres::{self, Postgres};
 use lockstep_e2e::vault::ROOT;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 
-use crate::case::Case;
 use crate::generators::{from, generator, values};
-
-static POSTGRES: OnceCell<Postgres> = OnceCell::const_new();
+use lockstep_e2e::case::Case;
 
 /// The database, with Vault's engine for it at `database`.
 pub async fn database(case: &Case) -> &'static Postgres {
-    POSTGRES
-        .get_or_init(async || {
-            let folder = case.harness.folder.path().to_owned();
-            let started = tokio::task::spawn_blocking(move || Postgres::start(&folder, &|text| eprintln!("{text}")));
-            let postgres = started.await.unwrap().unwrap_or_else(|why| panic!("{why}"));
-            let vault = &case.harness.vault;
-            vault.write("sys/mounts/database", json!({"type": "database"})).await;
-            let url =
-                format!("postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{}/postgres?sslmode=disable", postgres.port);
-            let config = json!({"plugin_name": "postgresql-database-plugin", "allowed_roles": "*", "connection_url": url,
-                "username": "postgres", "password": PASSWORD});
-            vault.write("database/config/main", config).await;
-            postgres
-        })
-        .await
+    postgres::shared(&case.harness).await
 }
 
 pub async fn role(case: &Case, name: &str, ttl: &str, max: &str) {
-    let create = r#"CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';"#;
-    let role = json!({"db_name": "main", "creation_statements": [create], "default_ttl": ttl, "max_ttl": max});
-    case.harness.vault.write(&format!("database/roles/{name}"), role).await;
+    postgres::role(&case.harness.vault, name, ttl, max).await;
 }
 
 /// A generator for a role, as the holder of a Secret's token.
@@ -198,7 +179,7 @@ async fn what_can_not_be_given_back_is_said_and_given_back_later_and_a_value_sta
     let state = states(&case).list(&Default::default()).await.unwrap().items.remove(0);
     let text = serde_json::to_string(&state).unwrap();
     assert!(!text.contains(&pair["password"]) && !text.contains(&pair["username"]), "no value in {text}");
-    assert!(!case.operator.process.output().contains(&pair["password"]));
+    assert!(!case.shared_operator().process.output().contains(&pair["password"]));
     let kept = case.secrets().get(state.metadata.name.as_deref().unwrap()).await.unwrap();
     assert_eq!(kept.type_.as_deref(), Some("generators.external-secrets.io/state"));
 
@@ -300,7 +281,7 @@ async fn what_is_replaced_works_until_its_grace_is_over_and_a_pushed_one_as_long
     pushes.delete("push", &DeleteParams::default()).await.unwrap();
     eventually("its login goes with it", async || (!logs_in(postgres, &pushed).await).then_some(())).await;
     eventually("and what was kept of it", async || (leases(&case).await.len() == 1).then_some(())).await;
-    crate::case::stop(operator);
+    lockstep_e2e::case::stop(operator);
 }
 
 #[tokio::test]
@@ -372,5 +353,5 @@ async fn what_is_there_is_kept_while_vault_is_away_and_a_lease_may_be_longer_tha
     let since = looks();
     eventually("it is prolonged again", async || (looks() >= since + 2).then_some(())).await;
     assert_eq!((issued(), values(&case, "db").await), (1, pair));
-    crate::case::stop(operator);
+    lockstep_e2e::case::stop(operator);
 }

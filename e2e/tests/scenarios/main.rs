@@ -6,17 +6,18 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod admission;
+mod audit;
 mod auth;
 mod availability;
 mod aws;
 mod azure;
 mod bad_input;
-mod case;
 mod clients;
 mod conformance;
 mod contract;
 mod crds;
 mod deployment;
+mod doctor;
 mod fan_out;
 mod find;
 mod gcp;
@@ -29,15 +30,18 @@ mod providers;
 mod push;
 mod push_stores;
 mod refresh;
+mod reliability;
 mod rendering;
 mod samples;
 mod shards;
 mod store_samples;
 mod stores;
+mod supply;
 mod sync;
 mod targets;
 mod templates;
 mod templating;
+mod tenants;
 mod validation;
 mod values;
 mod vault;

@@ -8,7 +8,7 @@ use lockstep_e2e::harness::eventually;
 use lockstep_e2e::proxy::Proxy;
 use serde_json::{Value, json};
 
-use crate::case::{Case, stop};
+use lockstep_e2e::case::{Case, stop};
 
 async fn with_app(topic: &str) -> Case {
     let case = Case::new(topic).await;

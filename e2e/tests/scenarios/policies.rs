@@ -6,7 +6,7 @@ use lockstep_crds::LABEL_MANAGED;
 use lockstep_e2e::harness::eventually;
 use serde_json::json;
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 #[tokio::test]
 async fn when_the_object_goes_an_owned_secret_goes_and_every_other_stays() {

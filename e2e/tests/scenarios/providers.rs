@@ -7,7 +7,7 @@ use lockstep_e2e::faults::{Fault, Faults};
 use lockstep_e2e::harness;
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 /// A service account that may read the Secrets of a namespace, and no others.
 pub async fn account(case: &Case, namespace: &str, verbs: &[&str]) {

@@ -6,15 +6,18 @@ use lockstep_e2e::harness::{self, eventually};
 use lockstep_e2e::vault::ROOT;
 use serde_json::{Value, json};
 
-use crate::case::Case;
 use crate::generators::{from, generator};
+use lockstep_e2e::case::Case;
 
 /// A case with a store and a Secret whose keys are pushed.
 pub struct Pushing(pub Case);
 
 impl Pushing {
     pub async fn new(topic: &str) -> Self {
-        let case = Case::new(topic).await;
+        Self::of(Case::new(topic).await).await
+    }
+
+    pub async fn of(case: Case) -> Self {
         case.vault_store().await;
         case.apply_secret("source", &[("user", "CANARY-u"), ("pass", "CANARY-p")]).await;
         Self(case)

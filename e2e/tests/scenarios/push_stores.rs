@@ -232,7 +232,7 @@ async fn keys_of_one_value_stay_together_though_some_could_not_be_pushed_at_firs
 
 #[tokio::test]
 async fn a_source_that_changes_while_nobody_looks_is_pushed_after_the_start() {
-    let case = crate::case::Case::with_own_class("pushrestart").await;
+    let case = lockstep_e2e::case::Case::with_own_class("pushrestart").await;
     let operator = case.own_operator("a", &[]);
     case.vault_store().await;
     case.apply_secret("source", &[("k", "CANARY-1")]).await;
@@ -252,12 +252,12 @@ async fn a_source_that_changes_while_nobody_looks_is_pushed_after_the_start() {
     };
     holds("CANARY-1").await;
     eventually("it is told", async || case.events_about("PushSecret", "push").await.get("Synced").map(drop)).await;
-    crate::case::stop(operator);
+    lockstep_e2e::case::stop(operator);
     case.apply_secret("source", &[("k", "CANARY-2")]).await;
     let operator = case.own_operator("b", &[]);
     holds("CANARY-2").await;
     // And it is watched from then on.
     case.apply_secret("source", &[("k", "CANARY-3")]).await;
     holds("CANARY-3").await;
-    crate::case::stop(operator);
+    lockstep_e2e::case::stop(operator);
 }

@@ -7,7 +7,7 @@ use kube::api::{Patch, PatchParams};
 use lockstep_e2e::harness::eventually;
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 async fn patch(case: &Case, name: &str, patch: Value) {
     case.objects().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 use lockstep_e2e::control_plane::Authority;
 use serde_json::{Value, json};
 
-use crate::case::{Case, stop};
+use lockstep_e2e::case::{Case, stop};
 
 async fn with_app(topic: &str) -> Case {
     let case = Case::new(topic).await;

@@ -10,8 +10,8 @@ use lockstep_e2e::http_api::HttpApi;
 use lockstep_e2e::vault::ROOT;
 use serde_json::{Value, json};
 
-use crate::case::Case;
 use crate::{leases, targets};
+use lockstep_e2e::case::Case;
 
 /// What has a condition that says how it is.
 const TOLD: [&str; 6] =

@@ -9,7 +9,7 @@ use lockstep_e2e::operator::Operator;
 use lockstep_e2e::vault::ROOT;
 use serde_json::json;
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 /// Who holds each of the shards, those that nobody holds left out.
 async fn holders(case: &Case) -> std::collections::BTreeMap<String, usize> {

@@ -13,9 +13,9 @@ use lockstep_e2e::vault::{LDAP_PASSWORD, ROOT};
 use serde_json::{Value, json};
 
 use crate::azure::TENANT;
-use crate::case::{Case, stop};
 use crate::providers::{account, ca_bundle};
 use crate::samples::{become_ready, files, filled};
+use lockstep_e2e::case::{Case, stop};
 
 /// What people put in the place of the words of a sample.
 type Words = Vec<(String, String)>;

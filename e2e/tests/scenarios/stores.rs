@@ -8,7 +8,7 @@ use lockstep_e2e::proxy::Proxy;
 use lockstep_e2e::vault::ROOT;
 use serde_json::json;
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 fn token_auth() -> serde_json::Value {
     json!({"tokenSecretRef": {"name": "vault-token", "key": "token"}})

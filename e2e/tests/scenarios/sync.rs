@@ -6,7 +6,7 @@ use lockstep_crds::{ANNOTATION_DATA_HASH, LABEL_CREATED_BY, LABEL_MANAGED};
 use lockstep_e2e::harness::eventually;
 use serde_json::json;
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 #[tokio::test]
 async fn a_first_sync_makes_the_secret_with_its_labels_its_owner_and_one_event() {
@@ -199,5 +199,5 @@ async fn fifty_objects_on_one_remote_secret_make_one_read() {
     assert_eq!(case.reads("app"), 1);
     let saved = ["store=\"SecretStore ", &format!("{}/vault", case.name)];
     // Two keys of each of fifty objects are a hundred wants.
-    assert_eq!(case.operator.metric("lockstep_provider_calls_saved_total", &saved).await, 99);
+    assert_eq!(case.shared_operator().metric("lockstep_provider_calls_saved_total", &saved).await, 99);
 }

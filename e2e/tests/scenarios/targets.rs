@@ -6,7 +6,7 @@ use lockstep_e2e::operator::Operator;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::case::{Case, stop};
+use lockstep_e2e::case::{Case, stop};
 
 /// What the operator's role must have beside `config/rbac` for the targets of these scenarios, and the kinds.
 async fn kinds(case: &Case) {

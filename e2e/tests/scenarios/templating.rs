@@ -5,7 +5,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use lockstep_e2e::harness::eventually;
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 async fn with_app(topic: &str) -> Case {
     let case = Case::new(topic).await;
@@ -241,5 +241,5 @@ async fn a_bad_template_says_where_it_is_wrong_and_disturbs_nobody() {
     }
     case.external_secret("good", json!({"data": [case.data("p", "app", "pass")]})).await;
     case.secret_is("good", &[("p", "CANARY-p")]).await;
-    assert!(case.operator.metric("lockstep_panics_total", &[]).await == 0, "nothing panicked");
+    assert!(case.shared_operator().metric("lockstep_panics_total", &[]).await == 0, "nothing panicked");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 /// A case with a store of values that stand in its spec.
 async fn case(topic: &str, values: &[(&str, &str)]) -> Case {

@@ -6,7 +6,7 @@ use lockstep_e2e::harness::{self, create_namespace, eventually};
 use lockstep_e2e::vault::ROOT;
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 fn token_auth() -> Value {
     json!({"tokenSecretRef": {"name": "vault-token", "key": "token"}})

@@ -9,7 +9,7 @@ use lockstep_e2e::http_api::HttpApi;
 use lockstep_e2e::ntlm::NtlmApi;
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 fn spec(url: &str, more: Value) -> Value {
     let mut spec = json!({

@@ -16,10 +16,11 @@ use crate::external_secret::target::Seen;
 use crate::fan_out::cache::{FanOut, FanOutKey, FanOutKind};
 use crate::generator_state::cache::Entry;
 use crate::keys::{ObjectKey, Referrer, StoreKey};
+use crate::kube_io::version_of;
 use crate::mirror::{Follower, Guard};
 use crate::queue::Wake;
 use crate::state::{StoreEntry, view};
-use crate::store;
+use crate::{external_secret, store};
 
 pub(super) struct Objects {
     pub ctx: Arc<Context>,
@@ -66,6 +67,7 @@ impl Follower<Guard<ExternalSecret>> for Objects {
     }
 
     fn deleted(&self, key: &ObjectKey) {
+        external_secret::audited::gone(&self.ctx, key);
         self.ctx.malformed_objects.mended(key);
         self.wake_all(self.ctx.state.object_deleted(key));
         self.ctx.object_gone(&Referrer::ExternalSecret(key.clone()));
@@ -157,7 +159,8 @@ impl<K: StoreObject> Follower<Guard<K>> for Stores {
                 let view = view(key.clone(), &meta, spec, self.ctx.options.limits);
                 let uid = meta.uid.clone().unwrap_or_default();
                 let labels = meta.labels.unwrap_or_default();
-                let entry = StoreEntry { view, status: status.unwrap_or_default(), uid, labels };
+                let version = version_of(meta.resource_version.as_deref());
+                let entry = StoreEntry { view, version, status: status.unwrap_or_default(), uid, labels };
                 let news = self.ctx.state.store_applied(entry);
                 if news.labels && self.ctx.filled.load(Ordering::SeqCst) {
                     self.wake_pushes(&key);
@@ -183,7 +186,9 @@ impl<K: StoreObject> Follower<Guard<K>> for Stores {
                     self.ctx.malformed_stores.mended(&key);
                     let view = view(key.clone(), &meta, class, self.ctx.options.limits);
                     let labels = meta.labels.unwrap_or_default();
-                    let entry = StoreEntry { view, status: Default::default(), uid: meta.uid.unwrap_or_default(), labels };
+                    let version = version_of(meta.resource_version.as_deref());
+                    let uid = meta.uid.unwrap_or_default();
+                    let entry = StoreEntry { view, version, status: Default::default(), uid, labels };
                     if self.ctx.state.store_applied(entry).spec {
                         self.wake_users(&key);
                     }

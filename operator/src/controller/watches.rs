@@ -64,7 +64,7 @@ const PAGE: u32 = 100;
 /// How the first state of things is asked for: one by one where the API server can (WatchList, served by default from 1.34 on),
 /// since a page takes many times its own size while it is parsed.
 pub(super) async fn list_style(client: &kube::Client) -> watcher::Config {
-    let version = kube_io::in_time(client.apiserver_version()).await;
+    let version = kube_io::in_time(|| client.apiserver_version()).await;
     let number = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
     let one_by_one = version.is_ok_and(|v| (number(&v.major), number(&v.minor)) >= (Some(1), Some(34)));
     let config = watcher::Config::default();

@@ -75,7 +75,7 @@ async fn resource(ctx: &Context, manifest: &TargetManifest) -> Result<ApiResourc
     let (group, version) = manifest::group_and_version(&manifest.api_version).unwrap_or_default();
     let kind = GroupVersionKind::gvk(group, version, &manifest.kind);
     ctx.metrics.api_request("get", "apis");
-    let found = kube_io::in_time(pinned_kind(&ctx.client, &kind)).await;
+    let found = kube_io::in_time(|| pinned_kind(&ctx.client, &kind)).await;
     let (resource, capabilities) = found.map_err(|error| match error {
         kube::Error::Api(status) if status.code != 404 => {
             ApplyError::Api(format!("{field}: {}", kube_error(&kube::Error::Api(status))))
@@ -204,7 +204,7 @@ type Meta = PartialObjectMeta<DynamicObject>;
 async fn get(ctx: &Context, resource: &ApiResource, namespace: &str, name: &str) -> kube::Result<Option<Meta>> {
     ctx.metrics.api_request("get", "targets");
     let api: Api<Meta> = Api::namespaced_with(ctx.client.clone(), namespace, resource);
-    kube_io::in_time(api.get_opt(name)).await
+    kube_io::in_time(|| api.get_opt(name)).await
 }
 
 async fn apply(

@@ -3,6 +3,7 @@
 //! Read [`reconcile`] from top to bottom. Each step either decides without IO or does IO without deciding; an object's
 //! target is written first and its status last, so a crash between any two requests converges on the next start.
 
+pub mod audited;
 pub mod data;
 pub mod generic;
 pub mod manifest;
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::controller::Active;
+use crate::generator::{Definition, Undefined};
 use crate::generator_state::{self, plan::OwnerView};
 use crate::keys::{GeneratorKey, ObjectKey, Referrer, StoreKey};
 use crate::queue::{Next, Wake};
@@ -94,6 +96,10 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
             Box::pin(generic::adopt(ctx, key, manifest, binding)).await;
         }
     }
+    // Nothing is read or written of an object that its generators say is another operator's.
+    if matches!(plan, Plan::Inspect(_) | Plan::Reject(_)) && Box::pin(is_of_another_class(ctx, key, &object)).await {
+        return None;
+    }
     let (outcome, settings) = match plan {
         Plan::Ignore => return None,
         Plan::Skip(due) => {
@@ -126,6 +132,23 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
     let again = (report.label.0 == "deferred" && (wake.changed || wake.store || wake.source || wake.target)).then_some(wake);
     let next = Box::pin(tell(ctx, key, &object, &memo, report, started)).await?;
     Some(again.map_or(next, |again| Next { turn: None, again: Some(again), ..next }))
+}
+
+/// Whether an object reads from no store, and one of its generators is of another class.
+async fn is_of_another_class(ctx: &Arc<Context>, key: &ObjectKey, object: &ExternalSecret) -> bool {
+    if !plan::is_storeless(object) {
+        return false;
+    }
+    let resolver = ObjectResolver::new(ctx, Referrer::ExternalSecret(key.clone()));
+    for (i, reference) in object.generator_refs() {
+        let field = format!("spec.dataFrom[{i}].sourceRef.generatorRef");
+        let Ok(generator) = GeneratorKey::referred(&key.namespace, reference) else { continue };
+        let Ok(manifest) = resolver.generator(&field, &generator).await else { continue };
+        if matches!(Definition::new(&generator, &manifest, &ctx.options.controller_class), Err(Undefined::Foreign(_))) {
+            return true;
+        }
+    }
+    false
 }
 
 /// From the wall clock that an object's times are told by to the one that the queue goes by.
@@ -222,16 +245,20 @@ async fn sync(
                     Some(manifest) => Box::pin(generic::delete(ctx, key, object, manifest, memo.binding.as_ref())).await,
                     None => Box::pin(target::delete(ctx, object, &seen, memo.binding.as_ref())).await,
                 };
-                return Some(match deleted {
+                let outcome = match deleted {
                     Ok(was_there) => Outcome::Deleted { was_there },
                     Err(error) => Outcome::Failed(Failure::writing(error)),
-                });
+                };
+                audited::deleted(ctx, key, object, memo.binding.as_ref(), &outcome);
+                return Some(outcome);
             }
             Gone::DropKeys => {}
         }
     }
     let versions = answers.into_iter().map(|a| a.ok().and_then(version_of)).collect();
     // What most of those that wait never come to has no place in what each of them holds.
+    let mut hashes = serde_json::Value::Null;
+    let told = &mut hashes;
     let written = Box::pin(async {
         let content = match template::content(ctx, key, object, assembled.data, &resolver).await {
             Ok(content) => content,
@@ -240,12 +267,16 @@ async fn sync(
         if ctx.ownership.epoch(key) != epoch {
             return Outcome::Failed(Failure::writing(target::ApplyError::Conflict("another replica has taken over".into())));
         }
+        if ctx.audit.is_on() {
+            *told = ctx.audit.hashes(&content.data);
+        }
         if let Some(manifest) = &object.spec.target.manifest {
             return generic::write(ctx, key, object, manifest, content, memo, &resolver, versions, missing).await;
         }
         write(ctx, object, content, &seen, memo, versions, missing).await
     });
     let outcome = written.await;
+    audited::synced(ctx, key, object, &sources, hashes, memo.binding.as_ref(), &outcome);
     if !matches!(outcome, Outcome::Failed(_)) {
         resolver.end();
     }

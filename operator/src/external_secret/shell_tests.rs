@@ -29,7 +29,13 @@ fn context(values: Value, spec: Value) -> (Arc<Context>, Api, ObjectKey) {
     let store = StoreKey { namespace: Some("ns".into()), name: "fake".into() };
     let spec_of_store: SecretStoreSpec = serde_json::from_value(json!({"provider": {"fake": {"data": values}}})).unwrap();
     let view = view(store, &store_meta(1), spec_of_store, Limits::default());
-    ctx.state.store_applied(StoreEntry { view, status: Default::default(), uid: "store-uid".into(), labels: Default::default() });
+    ctx.state.store_applied(StoreEntry {
+        view,
+        version: 1,
+        status: Default::default(),
+        uid: "store-uid".into(),
+        labels: Default::default(),
+    });
     let key = ObjectKey::new("ns", "es");
     apply(&ctx, &key, spec);
     (ctx, api, key)
@@ -151,7 +157,13 @@ async fn the_deletion_policy_deletes_only_the_very_secret_that_was_written() {
     // The store has nothing any more: another generation of it is a new connection.
     let spec: SecretStoreSpec = serde_json::from_value(json!({"provider": {"fake": {"data": []}}})).unwrap();
     let view = view(StoreKey { namespace: Some("ns".into()), name: "fake".into() }, &store_meta(2), spec, Limits::default());
-    ctx.state.store_applied(StoreEntry { view, status: Default::default(), uid: "store-uid".into(), labels: Default::default() });
+    ctx.state.store_applied(StoreEntry {
+        view,
+        version: 1,
+        status: Default::default(),
+        uid: "store-uid".into(),
+        labels: Default::default(),
+    });
     let store_changed = |ctx: &Arc<Context>| {
         let (ctx, key) = (ctx.clone(), key.clone());
         tokio::spawn(async move { reconciled(&ctx, &key, Wake::store(Instant::now())).await })

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::hash::PartsHash;
 use crate::keys::{ObjectKey, StoreKey};
+use crate::kube_io::version_of;
 
 /// Annotation with the hash of what an object was made from.
 pub const ANNOTATION: &str = "reconcile.external-secrets.io/fanned-out";
@@ -99,6 +100,8 @@ pub struct FanOut {
     name: String,
     /// Its UID.
     pub uid: String,
+    /// Its resource version; 0: unknown.
+    pub version: u64,
     /// Its generation.
     pub generation: i64,
     /// Whether it is being deleted.
@@ -127,14 +130,15 @@ pub struct Told {
     pub conditions: Vec<Condition>,
 }
 
-fn parts(meta: &ObjectMeta) -> (String, String, i64, bool) {
-    let name = meta.name.clone().unwrap_or_default();
-    (name, meta.uid.clone().unwrap_or_default(), meta.generation.unwrap_or(0), meta.deletion_timestamp.is_some())
+fn parts(meta: &ObjectMeta) -> (String, String, u64, i64, bool) {
+    let (name, uid) = (meta.name.clone().unwrap_or_default(), meta.uid.clone().unwrap_or_default());
+    let version = version_of(meta.resource_version.as_deref());
+    (name, uid, version, meta.generation.unwrap_or(0), meta.deletion_timestamp.is_some())
 }
 
 impl From<ClusterExternalSecret> for FanOut {
     fn from(object: ClusterExternalSecret) -> Self {
-        let (name, uid, generation, deleted) = parts(&object.metadata);
+        let (name, uid, version, generation, deleted) = parts(&object.metadata);
         let (spec, status) = (object.spec, object.status.unwrap_or_default());
         let filled = |name: Option<String>| name.filter(|n| !n.is_empty());
         Self {
@@ -142,6 +146,7 @@ impl From<ClusterExternalSecret> for FanOut {
             object_name: filled(spec.external_secret_name).unwrap_or_else(|| name.clone()),
             name,
             uid,
+            version,
             generation,
             deleted,
             spec: json!(spec.external_secret_spec),
@@ -160,13 +165,14 @@ impl From<ClusterExternalSecret> for FanOut {
 
 impl From<ClusterPushSecret> for FanOut {
     fn from(object: ClusterPushSecret) -> Self {
-        let (name, uid, generation, deleted) = parts(&object.metadata);
+        let (name, uid, version, generation, deleted) = parts(&object.metadata);
         let (spec, status) = (object.spec, object.status.unwrap_or_default());
         Self {
             kind: FanOutKind::PushSecrets,
             object_name: spec.push_secret_name.filter(|n| !n.is_empty()).unwrap_or_else(|| name.clone()),
             name,
             uid,
+            version,
             generation,
             deleted,
             spec: json!(spec.push_secret_spec),
@@ -265,10 +271,22 @@ impl FanOuts {
         self.lock().keys().cloned().collect()
     }
 
-    /// Takes one in; answers whether a person changed it.
+    /// This process wrote its status: what a watch shows of an earlier time tells nothing of it.
+    pub fn told(&self, key: &FanOutKey, uid: &str, version: u64, told: Told) {
+        if let Some(known) = self.lock().get_mut(key).filter(|known| known.uid == uid && known.version <= version) {
+            *known = Arc::new(FanOut { version, told, ..(**known).clone() });
+        }
+    }
+
+    /// Takes one in; answers whether a person changed it. What is older than this process' own write is no news: that one's echo
+    /// follows.
     pub fn applied(&self, key: FanOutKey, fan_out: FanOut) -> bool {
         let mark = |f: &FanOut| (f.uid.clone(), f.generation, f.deleted);
-        let before = self.lock().insert(key, Arc::new(fan_out.clone()));
+        let mut all = self.lock();
+        if all.get(&key).is_some_and(|known| known.uid == fan_out.uid && known.version > fan_out.version) {
+            return false;
+        }
+        let before = all.insert(key, Arc::new(fan_out.clone()));
         before.is_none_or(|before| mark(&before) != mark(&fan_out))
     }
 

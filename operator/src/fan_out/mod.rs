@@ -118,11 +118,11 @@ async fn owner_of(ctx: &Context, kind: FanOutKind, namespace: &str, name: &str) 
     let meta = match kind {
         FanOutKind::ExternalSecrets => {
             let api = Api::<ExternalSecret>::namespaced(ctx.client.clone(), namespace);
-            kube_io::in_time(api.get_metadata_opt(name)).await?.map(|found| found.metadata)
+            kube_io::in_time(|| api.get_metadata_opt(name)).await?.map(|found| found.metadata)
         }
         FanOutKind::PushSecrets => {
             let api = Api::<PushSecret>::namespaced(ctx.client.clone(), namespace);
-            kube_io::in_time(api.get_metadata_opt(name)).await?.map(|found| found.metadata)
+            kube_io::in_time(|| api.get_metadata_opt(name)).await?.map(|found| found.metadata)
         }
     };
     let controller = |meta: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
@@ -143,7 +143,10 @@ async fn tell(ctx: &Arc<Context>, key: &FanOutKey, fan_out: &FanOut, report: sta
     if let Some(patch) = &report.patch {
         ctx.metrics.api_request("patch", key.kind.own_status());
         match ctx.writer(&key.as_object()).patch_status(&own_url(ctx, key.kind), &key.name, patch).await {
-            Ok(_) => {}
+            Ok(meta) => {
+                let version = kube_io::version_of(meta.metadata.resource_version.as_deref());
+                ctx.fan_outs.told(key, &fan_out.uid, version, report.told.clone());
+            }
             Err(kube::Error::Api(status)) if status.code == 404 => return None,
             Err(error) => {
                 tracing::warn!(object = %key, error = %kube_error(&error), "status could not be written; trying again");

@@ -25,6 +25,8 @@ pub struct Failed {
 pub struct Report {
     /// Merge patch of the status, if anything differs.
     pub patch: Option<Value>,
+    /// What the status says then.
+    pub told: Told,
     /// Whether all objects are there.
     pub ready: bool,
     /// What the condition says.
@@ -64,13 +66,13 @@ pub fn report(fan_out: &FanOut, steps: &[Step], failed: &[Failed], now: Timestam
         provisioned,
         conditions: conditions(&fan_out.told, ready, &message, now),
     };
-    Report { patch: patch(fan_out, &told), ready, message }
+    Report { patch: patch(fan_out, &told), told, ready, message }
 }
 
 /// Says what is wrong with the object itself; where its objects are stays as it is told.
 pub fn rejected(fan_out: &FanOut, message: String, now: Timestamp) -> Report {
     let told = Told { conditions: conditions(&fan_out.told, false, &message, now), ..fan_out.told.clone() };
-    Report { patch: patch(fan_out, &told), ready: false, message }
+    Report { patch: patch(fan_out, &told), told, ready: false, message }
 }
 
 fn conditions(told: &Told, ready: bool, message: &str, now: Timestamp) -> Vec<Condition> {

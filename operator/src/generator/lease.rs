@@ -1,20 +1,21 @@
 //! What a generator made outside of the cluster, kept for as long as it holds.
 //!
 //! A GeneratorState says what it takes to prolong it and to give it back; a Secret beside it, which that object owns, keeps the
-//! values, for nobody can be asked for them again. The GeneratorState is written first: after a crash between the two the lease is
-//! given back and another one is made. What the operator does with it from then on is in [`crate::generator_state`].
+//! values, for nobody can be asked for them again. The GeneratorState is written first, where the generator can name what it is about to
+//! issue even before it does: after a crash at any moment the lease is given back and another one is made. What the operator does with it from then on is in [`crate::generator_state`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::Api;
 use lockstep_crds::GeneratorState;
 use lockstep_crds::generator::state::{FINALIZER, LABEL_OWNER, SECRET_TYPE};
-use lockstep_providers::generator::{Generated, Generator, Held, Lease};
+use lockstep_providers::generator::{Generated, Generator, Held, Lease, Ticket};
 use lockstep_providers::{Error, Result, SecretBytes};
 use serde_json::json;
 
@@ -58,7 +59,7 @@ pub async fn make(
     let generator = ctx.generators.get(definition, Some(asker.referrer)).await?;
     if !definition.identity.kind.is_leased() {
         let answer = generator.generate().await;
-        ctx.generators.called(definition.identity.kind, "generate", &answer);
+        ctx.generators.called(&definition.identity, "generate", &answer);
         return answer.map(|generated| generated.values);
     }
     if !ctx.states.is_filled(ctx.options.namespaces.len().max(1)) {
@@ -88,11 +89,23 @@ async fn issue(
     definition: &Definition,
     slot: &str,
 ) -> Result<Values> {
-    let answer = generator.generate().await;
-    ctx.generators.called(definition.identity.kind, "generate", &answer);
+    let reserved = match generator.ticket().await? {
+        Some(ticket) => Some(reserve(ctx, asker, definition, slot, ticket).await?),
+        None => None,
+    };
+    let answer = match &reserved {
+        Some(reserved) => generator.generate_with(&reserved.ticket).await,
+        None => generator.generate().await,
+    };
+    ctx.generators.called(&definition.identity, "generate", &answer);
+    // What was reserved and not used is given back with its GeneratorState, as after a crash.
     let Generated { values, lease } = answer?;
     let Some(lease) = lease else { return Ok(values) };
-    if let Err(error) = keep(ctx, asker, definition, slot, &lease, &values).await {
+    let kept = match &reserved {
+        Some(reserved) => fill(ctx, asker, reserved, slot, &lease, &values).await,
+        None => keep(ctx, asker, definition, slot, &lease, &values).await,
+    };
+    if let Err(error) = kept {
         // What is not written down would stay until it ends by itself.
         if let Err(why) = generator.revoke(&lease).await {
             tracing::warn!(generator = %definition.name, error = %why, "a lease that could not be kept was not given back");
@@ -133,7 +146,7 @@ async fn still_held(
 pub async fn prolong(ctx: &Context, key: &ObjectKey, entry: &Entry, generator: &dyn Generator) -> Result<Known> {
     let answer = generator.renew(&entry.state.lease).await;
     if let Some(identity) = &entry.identity {
-        ctx.generators.called(identity.kind, "renew", &answer);
+        ctx.generators.called(identity, "renew", &answer);
     }
     let now = (ctx.clock)();
     let (known, answer) = match answer {
@@ -148,6 +161,63 @@ pub async fn prolong(ctx: &Context, key: &ObjectKey, entry: &Entry, generator: &
     answer.map(|()| known)
 }
 
+/// A GeneratorState of what is about to be issued. Without this it would be given back at once.
+struct Reserved<'a> {
+    ctx: &'a Context,
+    key: ObjectKey,
+    uid: String,
+    ticket: Ticket,
+    issued: Timestamp,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.ctx.states.settled(&self.uid);
+        self.ctx.leases.wake(self.key.clone(), Wake::timer(tokio::time::Instant::now()));
+    }
+}
+
+/// Writes down what is about to be issued: by its ticket it can be given back though nobody knows what it is.
+async fn reserve<'a>(
+    ctx: &'a Context,
+    asker: &Asker<'_>,
+    definition: &Definition,
+    slot: &str,
+    ticket: Ticket,
+) -> Result<Reserved<'a>> {
+    let lease = Lease { ticket: Some(ticket.accessor.clone()), ..Lease::default() };
+    let state = State { lease, slot: slot.to_owned(), issued: (ctx.clock)(), pending: true };
+    let issued = state.issued;
+    let (key, uid) = create(ctx, asker, definition, state).await?;
+    Ok(Reserved { ctx, key, uid, ticket, issued })
+}
+
+/// What was reserved is issued: from now on it is a lease like any other.
+async fn fill(
+    ctx: &Context,
+    asker: &Asker<'_>,
+    reserved: &Reserved<'_>,
+    slot: &str,
+    lease: &Lease,
+    values: &Values,
+) -> Result<()> {
+    let state = State { lease: lease.clone(), slot: slot.to_owned(), issued: reserved.issued, pending: false };
+    let mut told = json!(state);
+    told["pending"] = serde_json::Value::Null;
+    let patch = json!({"metadata": {"uid": reserved.uid}, "spec": {"state": told}});
+    let key = &reserved.key;
+    ctx.metrics.api_request("patch", "generatorstates");
+    let url = Api::<GeneratorState>::namespaced(ctx.client.clone(), &key.namespace).resource_url().to_owned();
+    let sent = ctx.writer(asker.referrer.key()).merge(&url, &key.name, &patch, FIELD_MANAGER).await;
+    let made = sent.map_err(|error| unwritten("GeneratorState", key, &error))?;
+    ctx.states.filled_in(key, &reserved.uid, state, made.metadata.resource_version.unwrap_or_default(), (ctx.clock)());
+    keep_values(ctx, asker, key, &reserved.uid, values).await
+}
+
+fn unwritten(what: &str, key: &ObjectKey, error: &kube::Error) -> Error {
+    Error::unavailable(format!("{what} {key} could not be written ({}), so nothing is made", kube_error(error)))
+}
+
 async fn keep(
     ctx: &Context,
     asker: &Asker<'_>,
@@ -156,13 +226,21 @@ async fn keep(
     lease: &Lease,
     values: &Values,
 ) -> Result<()> {
+    let state = State { lease: lease.clone(), slot: slot.to_owned(), issued: (ctx.clock)(), pending: false };
+    let (key, uid) = create(ctx, asker, definition, state).await?;
+    keep_values(ctx, asker, &key, &uid, values).await
+}
+
+/// Writes a GeneratorState; answers its name and UID.
+async fn create(ctx: &Context, asker: &Asker<'_>, definition: &Definition, state: State) -> Result<(ObjectKey, String)> {
     let object = asker.referrer.key();
     let mut hash = PartsHash::default();
-    [asker.uid, slot, &lease.id].iter().for_each(|part| hash.add(part.as_bytes()));
+    let named = state.lease.ticket.as_deref().unwrap_or(&state.lease.id);
+    [asker.uid, &state.slot, named].iter().for_each(|part| hash.add(part.as_bytes()));
     let short: String = object.name.chars().take(200).collect();
     let key = ObjectKey::new(&object.namespace, &format!("{}-{}", short.trim_end_matches(['.', '-']), &hash.hex()[..10]));
     let now = (ctx.clock)();
-    let state = State { lease: lease.clone(), slot: slot.to_owned(), issued: now };
+    let (lease, pending) = (state.lease.clone(), state.pending);
     let manifest = json!({
         "apiVersion": "generators.external-secrets.io/v1alpha1",
         "kind": "GeneratorState",
@@ -173,14 +251,17 @@ async fn keep(
         },
         "spec": {"resource": definition.resource, "state": state},
     });
-    let writer = ctx.writer(object);
-    let failed = |what: &str, error: &kube::Error| {
-        Error::unavailable(format!("{what} {key} could not be written ({}), so nothing is made", kube_error(error)))
-    };
     ctx.metrics.api_request("create", "generatorstates");
     let url = Api::<GeneratorState>::namespaced(ctx.client.clone(), &key.namespace).resource_url().to_owned();
-    let made = writer.create(&url, &manifest, FIELD_MANAGER).await.map_err(|error| failed("GeneratorState", &error))?;
+    // The watch may show it before the answer is here: what is on its way is nobody's to take back.
+    let expected = pending.then(|| ctx.states.expect(&key));
+    let sent = ctx.writer(object).create(&url, &manifest, FIELD_MANAGER).await;
+    let made = sent.map_err(|error| unwritten("GeneratorState", &key, &error))?;
     let uid = made.metadata.uid.clone().unwrap_or_default();
+    if pending {
+        ctx.states.begun(&uid);
+    }
+    drop(expected);
     let entry: Option<GeneratorState> = serde_json::from_value(manifest).ok();
     if let Some(mut entry) = entry.and_then(|object| {
         let object = GeneratorState { metadata: made.metadata, ..object };
@@ -190,7 +271,11 @@ async fn keep(
         ctx.states.applied(&key, entry);
     }
     ctx.leases.wake(key.clone(), Wake::timer(tokio::time::Instant::now()));
+    Ok((key, uid))
+}
 
+/// Writes the Secret with the values, which goes with the GeneratorState.
+async fn keep_values(ctx: &Context, asker: &Asker<'_>, key: &ObjectKey, uid: &str, values: &Values) -> Result<()> {
     let texts: BTreeMap<&String, String> = values.iter().map(|(name, value)| (name, STANDARD.encode(value.expose()))).collect();
     let json = zeroize::Zeroizing::new(serde_json::to_vec(&texts).unwrap_or_default());
     let secret = json!({
@@ -209,8 +294,8 @@ async fn keep(
     });
     ctx.metrics.api_request("create", "secrets");
     let url = Api::<Secret>::namespaced(ctx.client.clone(), &key.namespace).resource_url().to_owned();
-    writer.create(&url, &secret, FIELD_MANAGER).await.map_err(|error| failed("the Secret of GeneratorState", &error))?;
-    Ok(())
+    let sent = ctx.writer(asker.referrer.key()).create(&url, &secret, FIELD_MANAGER).await;
+    sent.map(drop).map_err(|error| unwritten("the Secret of GeneratorState", key, &error))
 }
 
 /// The values that are kept in a Secret, if it is the very one of that GeneratorState.

@@ -19,6 +19,7 @@ use lockstep_providers::{Caller, Error, OwnCluster, Result};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::audit::{self, Action, Audit};
 use crate::hash::PartsHash;
 use crate::keys::{GeneratorKey, Referrer};
 use crate::metrics::Metrics;
@@ -165,6 +166,7 @@ impl Definition {
 }
 
 /// What resolvers are made with.
+#[derive(Clone)]
 pub struct Reading {
     /// For requests to the operator's API server.
     pub client: kube::Client,
@@ -176,6 +178,8 @@ pub struct Reading {
     pub shares_identity: bool,
     /// Where requests are counted.
     pub metrics: Arc<Metrics>,
+    /// The audit trail.
+    pub audit: Arc<Audit>,
 }
 
 struct Slot {
@@ -222,7 +226,7 @@ impl Generators {
             return made.clone();
         }
         self.refs.forget(identity);
-        let Reading { client, own_cluster, token_file, shares_identity, metrics } = &self.reading;
+        let Reading { client, own_cluster, token_file, shares_identity, metrics, .. } = &self.reading;
         let resolver = StoreResolver {
             client: client.clone(),
             caller: identity.clone(),
@@ -275,9 +279,17 @@ impl Generators {
         futures::future::join_all(close).await;
     }
 
-    /// Counts a call.
-    pub fn called<T>(&self, kind: GeneratorKind, call: &'static str, answer: &Result<T>) {
-        let labels = StoreLabels { store: "generators".into(), provider: kind.as_str().into() };
+    /// Counts a call, and writes it down.
+    pub fn called<T>(&self, identity: &GeneratorIdentity, call: &'static str, answer: &Result<T>) {
+        let labels = StoreLabels { store: "generators".into(), provider: identity.kind.as_str().into() };
+        if self.reading.audit.is_on() {
+            let generator = json!({
+                "kind": identity.kind.as_str(), "namespace": *identity.namespace, "ofCluster": identity.of_cluster,
+                "spec": audit::digest_of(identity.fingerprint.as_bytes()),
+            });
+            let result = answer.as_ref().map_or_else(Error::category, |_| "ok");
+            self.reading.audit.record(Action::Generate, result, json!({"generator": generator, "call": call}));
+        }
         self.reading.metrics.provider_call(&labels, call, answer.as_ref().map_or_else(Error::category, |_| "ok"));
     }
 }

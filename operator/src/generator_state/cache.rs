@@ -1,6 +1,6 @@
 //! The GeneratorStates that there are, and what this process knows of their leases beside that.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,10 +9,11 @@ use kube::ResourceExt;
 use lockstep_crds::GeneratorState;
 use lockstep_crds::conditions::Condition;
 use lockstep_crds::generator::state::FINALIZER;
-use lockstep_providers::generator::Lease;
+use lockstep_providers::generator::{Held, Lease};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::plan;
 use crate::generator::{Definition, GeneratorIdentity, Undefined};
 use crate::keys::{ObjectKey, Referrer};
 
@@ -26,6 +27,9 @@ pub struct State {
     pub slot: String,
     /// When it was made.
     pub issued: Timestamp,
+    /// It is about to be made: if nobody is at it any more, it is given back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
 }
 
 /// One GeneratorState.
@@ -114,7 +118,7 @@ impl Entry {
 
     /// Whether it may still be used.
     pub fn is_current(&self) -> bool {
-        self.deadline.is_none() && self.deleted.is_none()
+        self.deadline.is_none() && self.deleted.is_none() && !self.state.pending
     }
 
     /// Whether it keeps itself until its lease is given back.
@@ -128,11 +132,66 @@ impl Entry {
 pub struct GeneratorStates {
     all: Mutex<HashMap<ObjectKey, Entry>>,
     filled: AtomicUsize,
+    /// What this process is about to have issued: UIDs, and names that have no UID yet.
+    at_work: Mutex<(HashSet<String>, HashSet<ObjectKey>)>,
+}
+
+/// A GeneratorState that is being created.
+pub struct Expected<'a>(&'a GeneratorStates, ObjectKey);
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.0.at_work().1.remove(&self.1);
+    }
 }
 
 impl GeneratorStates {
     fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Entry>> {
         self.all.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn at_work(&self) -> MutexGuard<'_, (HashSet<String>, HashSet<ObjectKey>)> {
+        self.at_work.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// One of that name is being created for what is about to be issued.
+    pub fn expect(&self, key: &ObjectKey) -> Expected<'_> {
+        self.at_work().1.insert(key.clone());
+        Expected(self, key.clone())
+    }
+
+    /// It has this UID.
+    pub fn begun(&self, uid: &str) {
+        self.at_work().0.insert(uid.to_owned());
+    }
+
+    /// Nobody is at it any more.
+    pub fn settled(&self, uid: &str) {
+        self.at_work().0.remove(uid);
+    }
+
+    /// Whether this process is about to have something issued for it.
+    pub fn is_at_work(&self, key: &ObjectKey, uid: &str) -> bool {
+        let at_work = self.at_work();
+        at_work.0.contains(uid) || at_work.1.contains(key)
+    }
+
+    /// What was about to be issued is: the watch's echo tells nothing new.
+    pub fn filled_in(&self, key: &ObjectKey, uid: &str, state: State, version: String, now: Timestamp) {
+        if let Some(entry) = self.lock().get_mut(key).filter(|entry| entry.uid == uid) {
+            let seconds = state.lease.seconds;
+            entry.known = plan::held(seconds, Held { seconds, within: None }, &Known::default(), now);
+            entry.state = state;
+            entry.version = version;
+        }
+    }
+
+    /// This process wrote its status: what a watch shows of an earlier time tells nothing of it.
+    pub fn told(&self, key: &ObjectKey, uid: &str, version: String, conditions: Vec<Condition>) {
+        if let Some(entry) = self.lock().get_mut(key).filter(|entry| entry.uid == uid) {
+            entry.version = version;
+            entry.conditions = conditions;
+        }
     }
 
     /// Whether so many watches have shown all that there were at the start.

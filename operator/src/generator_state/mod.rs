@@ -44,7 +44,8 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, active: &mut Active)
     let newest = entry.owner.as_ref().and_then(|(_, uid)| ctx.states.current(uid, &entry.state.slot));
     let newest = newest.map(|(_, newest)| newest.state.issued);
     let view = entry.owner.as_ref().map_or(OwnerView::Gone, |(owner, uid)| owner_view(ctx, owner, uid));
-    let plan = plan::plan(&entry, newest, &view, ctx.options.generator_grace, now);
+    let at_work = ctx.states.is_at_work(key, &entry.uid);
+    let plan = plan::plan(&entry, newest, &view, at_work, ctx.options.generator_grace, now);
     let (result, next) = match plan {
         Plan::Wait(next) => return next.map(|at| after(now, at)),
         Plan::Renew => ("renewed", active.while_waiting(renew(ctx, key, &entry)).await),
@@ -95,7 +96,7 @@ async fn generator_of(ctx: &Arc<Context>, key: &ObjectKey, entry: &Entry) -> Res
 async fn cluster_generator(ctx: &Context, key: &GeneratorKey) -> Result<Option<DynamicObject>> {
     let api: Api<DynamicObject> = RefObject::generator(key).generator_api(ctx.client.clone());
     ctx.metrics.api_request("get", "clustergenerators");
-    let found = kube_io::in_time(api.get_opt(&key.name)).await;
+    let found = kube_io::in_time(|| api.get_opt(&key.name)).await;
     found.map_err(|error| Error::unavailable(format!("{key} could not be read ({})", kube_error(&error))))
 }
 
@@ -131,8 +132,12 @@ async fn tell(ctx: &Arc<Context>, key: &ObjectKey, entry: &Entry, wrong: Option<
     }
     if let Some(patch) = status::patch(entry, wrong, (ctx.clock)()) {
         ctx.metrics.api_request("patch", "generatorstates/status");
-        if let Err(error) = ctx.writer(entry.home(key)).patch_status(&url(ctx, key), &key.name, &patch).await {
-            tracing::debug!(state = %key, error = %kube_error(&error), "its status could not be written");
+        match ctx.writer(entry.home(key)).patch_status(&url(ctx, key), &key.name, &patch).await {
+            Ok(meta) => {
+                let conditions = serde_json::from_value(patch["status"]["conditions"].clone()).unwrap_or_default();
+                ctx.states.told(key, &entry.uid, meta.metadata.resource_version.unwrap_or_default(), conditions);
+            }
+            Err(error) => tracing::debug!(state = %key, error = %kube_error(&error), "its status could not be written"),
         }
     }
 }
@@ -165,6 +170,7 @@ async fn retire(ctx: &Arc<Context>, key: &ObjectKey, entry: &Entry, deadline: Ti
 async fn delete(ctx: &Arc<Context>, key: &ObjectKey, entry: &Entry) -> Option<Timestamp> {
     // Not on account of stale knowledge: what a watch has not shown may be there.
     if entry.deadline.is_none()
+        && !entry.state.pending
         && let Some((owner, owner_uid)) = &entry.owner
     {
         match owner_is_there(ctx, owner, owner_uid).await {
@@ -186,11 +192,11 @@ async fn owner_is_there(ctx: &Context, owner: &Referrer, uid: &str) -> kube::Res
     let found = match owner {
         Referrer::ExternalSecret(_) => {
             let api: Api<ExternalSecret> = Api::namespaced(ctx.client.clone(), namespace);
-            kube_io::in_time(api.get_metadata_opt(name)).await?.map(|found| found.metadata)
+            kube_io::in_time(|| api.get_metadata_opt(name)).await?.map(|found| found.metadata)
         }
         Referrer::PushSecret(_) => {
             let api: Api<PushSecret> = Api::namespaced(ctx.client.clone(), namespace);
-            kube_io::in_time(api.get_metadata_opt(name)).await?.map(|found| found.metadata)
+            kube_io::in_time(|| api.get_metadata_opt(name)).await?.map(|found| found.metadata)
         }
     };
     Ok(found.is_some_and(|meta| meta.uid.as_deref() == Some(uid)))
@@ -201,7 +207,7 @@ async fn revoke(ctx: &Arc<Context>, key: &ObjectKey, entry: &Entry) -> Option<Ti
         let generator = generator_of(ctx, key, entry).await?;
         let answer = generator.revoke(&entry.state.lease).await;
         if let Some(identity) = &entry.identity {
-            ctx.generators.called(identity.kind, "revoke", &answer);
+            ctx.generators.called(identity, "revoke", &answer);
         }
         answer
     };
@@ -240,7 +246,7 @@ async fn is_over(ctx: &Context, key: &ObjectKey, entry: &Entry, error: &Error, n
     }
     // A namespace that goes takes the credentials along; it must not wait for a lease of weeks.
     let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
-    let found = kube_io::in_time(namespaces.get_metadata_opt(&key.namespace)).await;
+    let found = kube_io::in_time(|| namespaces.get_metadata_opt(&key.namespace)).await;
     found.is_ok_and(|found| found.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()))
 }
 

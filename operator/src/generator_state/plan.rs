@@ -45,8 +45,8 @@ const REPLACE_AT: f64 = 1.0 / 3.0;
 /// Soonest look.
 const SOONEST: Duration = Duration::from_secs(1);
 
-/// Decides. `newer` is when the youngest of the same slot was made.
-pub fn plan(entry: &Entry, newer: Option<Timestamp>, owner: &OwnerView, grace: Duration, now: Timestamp) -> Plan {
+/// Decides. `newer` is when the youngest of the same slot was made; `at_work` whether this process is about to have it issued.
+pub fn plan(entry: &Entry, newer: Option<Timestamp>, owner: &OwnerView, at_work: bool, grace: Duration, now: Timestamp) -> Plan {
     if entry.deleted.is_some() {
         return if !entry.is_kept() {
             Plan::Wait(None)
@@ -55,6 +55,10 @@ pub fn plan(entry: &Entry, newer: Option<Timestamp>, owner: &OwnerView, grace: D
         } else {
             Plan::Revoke
         };
+    }
+    if entry.state.pending {
+        // Whoever was about to have it issued is gone, or failed.
+        return if at_work { Plan::Wait(None) } else { Plan::Delete };
     }
     if *owner == OwnerView::Gone {
         return Plan::Delete;
@@ -134,9 +138,10 @@ mod tests {
             version: "1".into(),
             owner: None,
             state: State {
-                lease: Lease { id: "l".into(), seconds: 60, renewable: true, accessor: None },
+                lease: Lease { id: "l".into(), seconds: 60, renewable: true, accessor: None, ticket: None },
                 slot: "a".into(),
                 issued: at(0),
+                pending: false,
             },
             resource: Default::default(),
             identity: None,
@@ -158,31 +163,42 @@ mod tests {
     fn a_lease_is_renewed_while_it_is_used_and_taken_back_when_it_is_not() {
         let used = settled(0, &["a"]);
         let e = entry();
-        assert_eq!(plan(&e, None, &used, GRACE, at(1)), Plan::Renew, "nothing is known of it after a start");
+        assert_eq!(plan(&e, None, &used, false, GRACE, at(1)), Plan::Renew, "nothing is known of it after a start");
         let held = Entry { known: held(60, forever(60), &Known::default(), at(1)), ..entry() };
-        assert_eq!(plan(&held, None, &used, GRACE, at(1)), Plan::Wait(Some(at(37))));
-        assert_eq!(plan(&held, None, &used, GRACE, at(37)), Plan::Renew);
-        assert_eq!(plan(&e, None, &OwnerView::Gone, GRACE, at(1)), Plan::Delete);
-        assert_eq!(plan(&e, None, &settled(0, &["b"]), GRACE, at(1)), Plan::Retire(at(121)));
+        assert_eq!(plan(&held, None, &used, false, GRACE, at(1)), Plan::Wait(Some(at(37))));
+        assert_eq!(plan(&held, None, &used, false, GRACE, at(37)), Plan::Renew);
+        assert_eq!(plan(&e, None, &OwnerView::Gone, false, GRACE, at(1)), Plan::Delete);
+        assert_eq!(plan(&e, None, &settled(0, &["b"]), false, GRACE, at(1)), Plan::Retire(at(121)));
         let retired = Entry { deadline: Some(at(121)), ..entry() };
-        assert_eq!(plan(&retired, None, &used, GRACE, at(1)), Plan::Wait(Some(at(121))));
-        assert_eq!(plan(&retired, None, &used, GRACE, at(121)), Plan::Delete);
+        assert_eq!(plan(&retired, None, &used, false, GRACE, at(1)), Plan::Wait(Some(at(121))));
+        assert_eq!(plan(&retired, None, &used, false, GRACE, at(121)), Plan::Delete);
         let deleted = Entry { deleted: Some(at(122)), known: held.known.clone(), ..entry() };
-        assert_eq!(plan(&deleted, None, &used, GRACE, at(122)), Plan::Revoke, "though it would be looked at later");
+        assert_eq!(plan(&deleted, None, &used, false, GRACE, at(122)), Plan::Revoke, "though it would be looked at later");
         let failed = Entry { known: Known { revoke_at: Some(at(130)), ..Known::default() }, ..deleted.clone() };
-        assert_eq!(plan(&failed, None, &used, GRACE, at(122)), Plan::Wait(Some(at(130))));
+        assert_eq!(plan(&failed, None, &used, false, GRACE, at(122)), Plan::Wait(Some(at(130))));
         let gone = Entry { finalizers: vec![], ..deleted };
-        assert_eq!(plan(&gone, None, &used, GRACE, at(122)), Plan::Wait(None));
+        assert_eq!(plan(&gone, None, &used, false, GRACE, at(122)), Plan::Wait(None));
+    }
+
+    #[test]
+    fn what_was_about_to_be_issued_is_given_back_unless_somebody_is_at_it() {
+        let mut e = entry();
+        e.state.pending = true;
+        for owner in [settled(0, &["a"]), OwnerView::Unsettled, OwnerView::Gone] {
+            assert_eq!(plan(&e, None, &owner, true, GRACE, at(1)), Plan::Wait(None));
+            assert_eq!(plan(&e, None, &owner, false, GRACE, at(1)), Plan::Delete);
+        }
+        assert!(!e.is_current(), "and nobody uses it");
     }
 
     #[test]
     fn one_that_was_replaced_stays_until_the_target_has_the_other() {
         let e = Entry { known: held(60, forever(60), &Known::default(), at(1)), ..entry() };
         let newer = Some(at(50));
-        assert_eq!(plan(&e, newer, &settled(0, &["a"]), GRACE, at(37)), Plan::Renew, "the target has the old one");
-        assert_eq!(plan(&e, newer, &OwnerView::Unsettled, GRACE, at(37)), Plan::Renew);
-        assert_eq!(plan(&e, newer, &settled(50, &["a"]), GRACE, at(51)), Plan::Retire(at(171)));
-        assert_eq!(plan(&e, Some(at(0)), &settled(50, &["a"]), GRACE, at(37)), Plan::Renew, "it is the youngest itself");
+        assert_eq!(plan(&e, newer, &settled(0, &["a"]), false, GRACE, at(37)), Plan::Renew, "the target has the old one");
+        assert_eq!(plan(&e, newer, &OwnerView::Unsettled, false, GRACE, at(37)), Plan::Renew);
+        assert_eq!(plan(&e, newer, &settled(50, &["a"]), false, GRACE, at(51)), Plan::Retire(at(171)));
+        assert_eq!(plan(&e, Some(at(0)), &settled(50, &["a"]), false, GRACE, at(37)), Plan::Renew, "it is the youngest itself");
     }
 
     #[test]

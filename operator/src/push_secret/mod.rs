@@ -20,6 +20,7 @@ use lockstep_providers::{Deleted, Error, Push, Pushed, Source};
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::audit::{self, Action};
 use crate::context::Context;
 use crate::controller::Active;
 use crate::external_secret::plan::StoreVerdict;
@@ -274,6 +275,22 @@ async fn into_store<'a>(
             true => reader.push(&push).await,
             false => Err(Error::unavailable("another replica has taken over")),
         };
+        if ctx.audit.is_on() {
+            let what = json!({
+                "object": audit::object(&Referrer::PushSecret(key.clone()), object.metadata.uid.as_deref()),
+                "target": {"store": audit::store(store), "key": entry.target.key, "property": entry.target.property},
+                "selector": object.spec.selector,
+            });
+            let said = match &result {
+                Ok(Pushed::Created) => "created",
+                Ok(Pushed::Updated) => "updated",
+                Ok(Pushed::Unchanged) => "unchanged",
+                Err(error) => error.category(),
+            };
+            if said != "unchanged" {
+                ctx.audit.record(Action::Write, said, what);
+            }
+        }
         all.push((entry, result));
     }
     all
@@ -383,7 +400,15 @@ async fn delete_one(
         StoreVerdict::Unusable(why) => return Err(Error::invalid("spec", why)),
     }
     let reader = ctx.connect(&store, &key.namespace).await?;
-    match reader.delete(&plan::target_of(data)).await? {
+    let answer = reader.delete(&plan::target_of(data)).await;
+    if ctx.audit.is_on() && !matches!(answer, Ok(Deleted::Absent | Deleted::NotOurs)) {
+        let what = json!({
+            "object": audit::object(&Referrer::PushSecret(key.clone()), None),
+            "target": {"store": audit::store(&store), "key": data.match_.remote_ref.remote_key, "property": data.match_.remote_ref.property},
+        });
+        ctx.audit.record(Action::Remove, answer.as_ref().map_or_else(Error::category, |_| "deleted"), what);
+    }
+    match answer? {
         Deleted::Done => Ok(true),
         Deleted::Absent => Ok(false),
         Deleted::NotOurs => {
@@ -435,7 +460,7 @@ async fn is_lost(ctx: &Context, key: &ObjectKey, object: &PushSecret, problems: 
         return false;
     }
     let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
-    let found = kube_io::in_time(namespaces.get_metadata_opt(&key.namespace)).await;
+    let found = kube_io::in_time(|| namespaces.get_metadata_opt(&key.namespace)).await;
     let lost = found.is_ok_and(|found| found.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()));
     if lost {
         for (what, error) in problems {

@@ -23,7 +23,7 @@ use crate::external_secret::rewrite;
 use crate::keys::{StoreKey, stable_hash};
 use crate::queue::Wake;
 use crate::resolver::keys_of;
-use crate::store::plan::check_selector;
+use crate::store::plan::{check_selector, selects};
 use crate::turns::Turn;
 
 /// Keeps a PushSecret until what it pushed is deleted.
@@ -245,6 +245,16 @@ pub fn stores(
         (None, Some(selector)) => with(of.as_deref(), selector),
         (None, None) => Vec::new(),
     }
+}
+
+/// Whether a reference of somebody who may use it is to this store, which has these labels.
+pub fn refers_to(reference: &PushStoreRef, store: &StoreKey, labels: &BTreeMap<String, String>) -> bool {
+    let own = store.namespace.clone().unwrap_or_else(|| "".into());
+    let with = |_: Option<&str>, selector: &LabelSelector| match selects(selector, labels) {
+        true => vec![store.clone()],
+        false => Vec::new(),
+    };
+    stores(&own, reference, &with).contains(store)
 }
 
 /// `_U0020_` in a key becomes the character that it stands for.

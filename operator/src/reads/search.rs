@@ -11,7 +11,10 @@ use lockstep_providers::{Error, Find, Found, Result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use serde_json::json;
+
 use super::{Asking, FILL, FILLED, Reader};
+use crate::audit::Action;
 
 /// What is looked for: the text of a regexp for names, a path, and tags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -92,7 +95,10 @@ impl Reader {
                 searched.started = Some(begun);
             }
         };
-        let (found, at) = self.one_call("find", begin, self.with_retries(SEARCH, || self.provider.find(query))).await?;
+        let answer = self.one_call("find", begin, self.with_retries(SEARCH, || self.provider.find(query))).await;
+        let asked = || json!({"path": search.path, "name": search.pattern, "tags": search.tags, "found": answer.as_ref().ok().map(|(f, _)| f.len())});
+        self.trail.record(Action::Find, asked, &answer);
+        let (found, at) = answer?;
         Ok(Listed { found: found.into(), at })
     }
 

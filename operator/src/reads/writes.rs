@@ -5,10 +5,18 @@ use std::time::Duration;
 
 use lockstep_providers::{Deleted, Push, Pushed, Result, Target};
 
-use super::Reader;
+use serde_json::{Value, json};
+
+use super::{Reader, payload_hash};
+use crate::audit::{Action, Trail};
 
 /// How long one write may take, its own reads included.
 const WRITE: Duration = Duration::from_secs(60);
+
+/// What is pushed, as the audit trail has it.
+fn pushed(trail: &Trail, push: &Push) -> Value {
+    json!({"key": push.target.key, "property": push.target.property, "hash": payload_hash(trail, &push.value)})
+}
 
 impl Reader {
     /// Makes a remote secret have a value.
@@ -16,7 +24,9 @@ impl Reader {
     /// # Errors
     /// What [`lockstep_providers::Provider::push`] answers.
     pub async fn push(self: &Arc<Self>, push: &Push) -> Result<Pushed> {
-        self.one_call("push", drop, self.with_retries(WRITE, || self.provider.push(push))).await.map(|(pushed, _)| pushed)
+        let answer = self.one_call("push", drop, self.with_retries(WRITE, || self.provider.push(push))).await;
+        self.trail.record(Action::Push, || pushed(&self.trail, push), &answer);
+        answer.map(|(pushed, _)| pushed)
     }
 
     /// Deletes a remote secret, or a property of it.
@@ -24,6 +34,8 @@ impl Reader {
     /// # Errors
     /// What [`lockstep_providers::Provider::delete`] answers.
     pub async fn delete(self: &Arc<Self>, target: &Target) -> Result<Deleted> {
-        self.one_call("delete", drop, self.with_retries(WRITE, || self.provider.delete(target))).await.map(|(deleted, _)| deleted)
+        let answer = self.one_call("delete", drop, self.with_retries(WRITE, || self.provider.delete(target))).await;
+        self.trail.record(Action::Delete, || json!({"key": target.key, "property": target.property}), &answer);
+        answer.map(|(deleted, _)| deleted)
     }
 }

@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::controller::Active;
 use crate::external_secret::kube_error;
 use crate::keys::{StoreKey, stable_hash};
+use crate::kube_io::version_of;
 use crate::queue::{Next, Wake};
 use crate::state::StoreEntry;
 use plan::Plan;
@@ -182,7 +183,12 @@ async fn tell(
         let url = url(ctx, key);
         ctx.metrics.api_request("patch", "secretstores/status");
         match ctx.store_writer(key).patch_status(&url, &key.name, patch).await {
-            Ok(_) => {}
+            Ok(meta) => {
+                let version = version_of(meta.metadata.resource_version.as_deref());
+                if let Ok(told) = serde_json::from_value(patch["status"].clone()) {
+                    ctx.state.store_told(key, &entry.uid, version, told);
+                }
+            }
             Err(kube::Error::Api(status)) if status.code == 404 => return None,
             Err(error) => {
                 tracing::warn!(store = %key, error = %kube_error(&error), "status could not be written; trying again");

@@ -49,6 +49,18 @@ pub struct Lease {
     /// What names the login that it was made with, and ends with. It is no credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accessor: Option<String>,
+    /// What names a credential that was made for it alone: whatever was issued to that goes with it. It is no credential either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+}
+
+/// A credential for one call of a generator: what is issued to it can be taken back before it is known what that is.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    /// What names it; no credential.
+    pub accessor: String,
+    /// The credential.
+    pub secret: SecretBytes,
 }
 
 /// How long a lease holds after it was prolonged.
@@ -68,6 +80,22 @@ pub trait Generator: Send + Sync {
     /// # Errors
     /// Never [`Error::NotFound`]: that a generator has nothing says nothing about a secret.
     async fn generate(&self) -> Result<Generated>;
+
+    /// Makes a credential for one call, where there is such a thing and this identity may have it.
+    ///
+    /// # Errors
+    /// When that can't be told.
+    async fn ticket(&self) -> Result<Option<Ticket>> {
+        Ok(None)
+    }
+
+    /// Makes new values with it. The lease names it.
+    ///
+    /// # Errors
+    /// What [`Generator::generate`] answers.
+    async fn generate_with(&self, _ticket: &Ticket) -> Result<Generated> {
+        self.generate().await
+    }
 
     /// Prolongs a lease by its time; answers for how long it holds from now on.
     ///

@@ -1,9 +1,10 @@
 //! What a path of Vault issues, such as the credentials of a database, and its lease.
 //!
 //! A lease ends with the token that it was issued to, so that token is never given back; an earlier process' token is prolonged
-//! by its accessor, which is no credential.
+//! by its accessor, which is no credential. Where Vault's policies allow it each lease has a token of its own, a child of the login: by
+//! its accessor everything that was issued to it can be taken back, also what nobody had the time to write down.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,13 +13,17 @@ use lockstep_crds::generator::vault::{VaultDynamicSecretSpec, VaultResultType};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use super::Vault;
 use super::kv::{self, Path};
-use crate::generator::{Generated, Generator, Held, Lease, values_of};
+use crate::generator::{Generated, Generator, Held, Lease, Ticket, values_of};
 use crate::registry::Options;
 use crate::secret_bytes::WipedJson;
 use crate::{Error, Provider, Resolver, Result};
+
+/// How long a refusal to make tokens is remembered: policies change.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(600);
 
 /// A path of one Vault, asked as one identity.
 pub(crate) struct Dynamic {
@@ -30,6 +35,8 @@ pub(crate) struct Dynamic {
     allow_empty: bool,
     tries: u32,
     pause: Duration,
+    /// When Vault last did not let this identity make a token.
+    no_tickets: Mutex<Option<Instant>>,
 }
 
 /// What Vault answers (`api.Secret` of its own client).
@@ -84,6 +91,7 @@ pub(crate) async fn connect(spec: VaultDynamicSecretSpec, resolver: Arc<dyn Reso
         allow_empty: spec.allow_empty_response,
         tries: tries.min(10),
         pause: pause.min(Duration::from_secs(10)),
+        no_tickets: Mutex::default(),
     })
 }
 
@@ -97,10 +105,15 @@ fn ended(error: Error) -> Error {
 }
 
 impl Dynamic {
-    async fn ask(&self) -> Result<zeroize::Zeroizing<Vec<u8>>> {
+    async fn ask(&self, ticket: Option<&Ticket>) -> Result<zeroize::Zeroizing<Vec<u8>>> {
         let mut tries = 0;
         loop {
-            match self.vault.call(self.method.clone(), &self.path, self.body.as_ref()).await {
+            let (method, body) = (self.method.clone(), self.body.as_ref());
+            let answer = match ticket.and_then(|ticket| ticket.secret.as_text()) {
+                Some(token) => self.vault.client.call(method, &self.path, token, body).await,
+                None => self.vault.call(method, &self.path, body).await,
+            };
+            match answer {
                 Err(Error::Unavailable { .. }) if tries < self.tries => {
                     tries += 1;
                     tokio::time::sleep(self.pause).await;
@@ -142,10 +155,9 @@ impl Dynamic {
     }
 }
 
-#[async_trait]
-impl Generator for Dynamic {
-    async fn generate(&self) -> Result<Generated> {
-        let body = self.ask().await?;
+impl Dynamic {
+    async fn issue(&self, ticket: Option<&Ticket>) -> Result<Generated> {
+        let body = self.ask(ticket).await?;
         let broken = |_| Error::unavailable(format!("Vault's answer at {} does not parse", self.path));
         let whole = match body.is_empty() {
             true => WipedJson(json!({})),
@@ -177,9 +189,62 @@ impl Generator for Dynamic {
                 id: answer.lease_id,
                 seconds: answer.lease_duration,
                 renewable: answer.renewable,
+                ticket: ticket.map(|ticket| ticket.accessor.clone()),
             }),
         };
         Ok(Generated { values, lease })
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.no_tickets.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whatever was issued to a token goes with it; one that is gone is an answer.
+    async fn take_back(&self, accessor: &str) -> Result<()> {
+        let path = Path::new("auth", &["token", "revoke-accessor"]);
+        match self.vault.call(Method::POST, &path, Some(&json!({"accessor": accessor}))).await {
+            Ok(_) => Ok(()),
+            Err(Error::Denied(why)) if why.contains("invalid accessor") => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[async_trait]
+impl Generator for Dynamic {
+    async fn generate(&self) -> Result<Generated> {
+        self.issue(None).await
+    }
+
+    async fn ticket(&self) -> Result<Option<Ticket>> {
+        let refused = *self.refused();
+        if refused.is_some_and(|at| at.elapsed() < REFUSAL_HOLDS) {
+            return Ok(None);
+        }
+        let path = Path::new("auth", &["token", "create"]);
+        let asked = json!({"display_name": "lockstep-lease", "renewable": true});
+        // Not as other calls: most policies refuse this one, which says nothing about the login.
+        let login = self.vault.session.token().await?;
+        let answer = match self.vault.client.call(Method::POST, &path, &login.text, Some(&asked)).await {
+            Ok(answer) => answer,
+            Err(Error::Denied(why)) => {
+                if refused.is_none() {
+                    tracing::info!(%why, "leases have no token of their own: one that a crash cuts off ends by its own time alone");
+                }
+                *self.refused() = Some(Instant::now());
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let broken = |_| Error::unavailable("Vault's answer about a new token does not parse");
+        let made = super::login::made(&answer).map_err(broken)?;
+        // The login that it is a child of must outlive it.
+        self.vault.session.leased().await;
+        Ok(Some(Ticket { accessor: made.0, secret: made.1 }))
+    }
+
+    async fn generate_with(&self, ticket: &Ticket) -> Result<Generated> {
+        self.issue(Some(ticket)).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Held> {
@@ -188,13 +253,32 @@ impl Generator for Dynamic {
             Some(accessor) => self.vault.session.prolong(accessor).await?,
             None => None,
         };
+        let own = match &lease.ticket {
+            Some(accessor) => self.vault.session.prolong(accessor).await?,
+            None => None,
+        };
+        let login = login.into_iter().chain(own).min();
         Ok(Held { seconds: self.prolonged(lease).await?, within: login })
     }
 
     async fn revoke(&self, lease: &Lease) -> Result<()> {
-        match self.of_lease("revoke", json!({"lease_id": lease.id, "sync": true})).await {
-            Ok(_) | Err(Error::NotFound(_)) => Ok(()),
-            Err(error) => Err(error),
+        // The lease first: of a token's leases Vault says that they are gone before they are.
+        let of_lease = match lease.id.is_empty() {
+            true => Ok(()),
+            false => match self.of_lease("revoke", json!({"lease_id": lease.id, "sync": true})).await {
+                Ok(_) | Err(Error::NotFound(_)) => Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        match &lease.ticket {
+            None => of_lease,
+            Some(ticket) => match (self.take_back(ticket).await, of_lease) {
+                // With the token everything goes.
+                (Ok(()), _) => Ok(()),
+                // Who may take the lease back and not the token leaves one that is good for nothing to end by itself.
+                (Err(Error::Denied(_)), Ok(())) if !lease.id.is_empty() => Ok(()),
+                (Err(error), _) => Err(error),
+            },
         }
     }
 

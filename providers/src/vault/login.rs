@@ -475,6 +475,12 @@ impl Session {
     }
 }
 
+/// Accessor and text of a token that was made on request.
+pub(super) fn made(answer: &[u8]) -> serde_json::Result<(String, crate::SecretBytes)> {
+    let LoginAnswer { auth } = serde_json::from_slice(answer)?;
+    Ok((auth.accessor, crate::SecretBytes::new(auth.client_token.as_bytes().to_vec())))
+}
+
 fn text(bytes: &crate::SecretBytes) -> Result<Zeroizing<String>> {
     let text =
         bytes.as_text().ok_or_else(|| Error::invalid(format!("{FIELD}.auth"), "the service account's token is not text"))?;

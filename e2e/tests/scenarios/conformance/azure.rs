@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{fault, provider, provider_within};
 use crate::azure::TENANT;
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 struct OnAzure {
     case: Case,

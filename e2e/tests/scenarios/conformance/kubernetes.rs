@@ -13,8 +13,8 @@ use lockstep_providers::conformance::{self, Failure, Fixture, Search};
 use serde_json::{Value, json};
 
 use super::{fault, provider, provider_within};
-use crate::case::Case;
 use crate::providers::ca_bundle;
+use lockstep_e2e::case::Case;
 
 struct OnKubernetes {
     case: Case,

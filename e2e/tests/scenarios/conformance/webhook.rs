@@ -11,7 +11,7 @@ use lockstep_providers::conformance::{self, Failure, Fixture, Search};
 use serde_json::{Value, json};
 
 use super::{fault, provider, provider_within};
-use crate::case::Case;
+use lockstep_e2e::case::Case;
 
 struct OnHttp {
     api: HttpApi,

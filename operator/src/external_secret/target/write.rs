@@ -127,7 +127,8 @@ fn api(ctx: &Context, desired: &Desired) -> Api<Secret> {
 
 async fn get(ctx: &Context, desired: &Desired) -> Result<Option<Secret>, ApplyError> {
     ctx.metrics.api_request("get", "secrets");
-    let found = kube_io::in_time(api(ctx, desired).get_opt(&desired.name)).await;
+    let api = api(ctx, desired);
+    let found = kube_io::in_time(|| api.get_opt(&desired.name)).await;
     found.map_err(|error| failure(desired, "get", &error))
 }
 
@@ -186,7 +187,7 @@ pub async fn delete(ctx: &Context, object: &ExternalSecret, seen: &Seen, binding
     let secrets = Api::<Secret>::namespaced(ctx.client.clone(), namespace);
     ctx.metrics.api_request("get", "secrets");
     let found =
-        kube_io::in_time(secrets.get_opt(&binding.name)).await.map_err(|_| ApplyError::Api(format!("{name}: get failed")))?;
+        kube_io::in_time(|| secrets.get_opt(&binding.name)).await.map_err(|_| ApplyError::Api(format!("{name}: get failed")))?;
     let Some(existing) = found else { return Ok(false) };
     let mine = object.metadata.uid.as_deref().is_some_and(|own| owned_by(&existing, own));
     if !mine || binding.uid.as_deref() != Some(&**uid) || existing.metadata.uid.as_deref() != Some(&**uid) {
@@ -227,7 +228,8 @@ pub async fn settle(ctx: &Context, desired: &mut Desired, inputs: &str) -> Resul
 pub async fn intact(ctx: &Context, object: &ExternalSecret, binding: &Binding) -> Result<Option<Binding>, ApplyError> {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     ctx.metrics.api_request("get", "secrets");
-    let found = kube_io::in_time(Api::<Secret>::namespaced(ctx.client.clone(), namespace).get_opt(&binding.name)).await;
+    let secrets = Api::<Secret>::namespaced(ctx.client.clone(), namespace);
+    let found = kube_io::in_time(|| secrets.get_opt(&binding.name)).await;
     let found = found.map_err(|_| ApplyError::Api(format!("Secret {namespace}/{}: get failed", binding.name)))?;
     let Some(existing) = found else { return Ok(None) };
     let exact = is_exact(object.spec.target.creation_policy);

@@ -1,0 +1,97 @@
+//! `cargo reliability`: crashes, lies and spec walks in their long form; writes the table of `docs/reliability.md`.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a harness fails by panicking")]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lockstep_e2e::reliability::{Tally, crash, lies, stories};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Tries out what Lockstep promises about faults.
+#[derive(Parser)]
+#[command(
+    name = "reliability",
+    version,
+    after_help = "Examples:
+  cargo reliability                       everything, about an hour on two cores
+  cargo reliability -- --only crash       only the crashes
+  cargo reliability -- --story lease      only stories whose name has this part
+
+Exit codes: 0 everything was survived, 1 something was not, 2 wrong usage."
+)]
+struct Args {
+    /// Only this class.
+    #[arg(long, value_name = "CLASS", value_parser = ["crash", "lies"])]
+    only: Option<String>,
+    /// Decides what is left to chance.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// Only ways to lie whose name has this part.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    way: String,
+    /// Only stories whose name has this part.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    story: String,
+    /// Only each n-th case.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    step: usize,
+    /// The first case.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    from: usize,
+    /// Cases at once.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    at_once: usize,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let begun = std::time::Instant::now();
+    let say = |text: &str| anstream::println!("{:>5} s  {text}", begun.elapsed().as_secs());
+    let chosen: Vec<_> = stories::ALL.iter().copied().filter(|s| s.name.contains(&args.story)).collect();
+    let wants = |class: &str| args.only.as_deref().is_none_or(|only| only == class);
+    let mut all = Tally::default();
+    let mut rows = Vec::new();
+    if wants("crash") {
+        let tally = crash::everywhere(&chosen, args.from, args.step, args.at_once, &say).await;
+        rows.push(row("the operator is killed before or after a request", &tally, "every request"));
+        all.join(tally);
+    }
+    if wants("lies") {
+        let ways: Vec<_> = lies::WAYS.iter().copied().filter(|w| w.name.contains(&args.way)).collect();
+        for (way, tally) in lies::everywhere(&chosen, &ways, args.seed, args.from, args.step, args.at_once, &say).await {
+            say(&format!("{way}: {} of {}", tally.tried - tally.failed.len(), tally.tried));
+            rows.push(row(way, &tally, &format!("from {}", args.seed)));
+            all.join(tally);
+        }
+    }
+    say(&format!("{} cases, {} survived", all.tried, all.tried - all.failed.len()));
+    for line in all.notes.iter().chain(&all.failed) {
+        anstream::println!("{line}");
+    }
+    let whole = args.only.is_none() && args.story.is_empty() && args.way.is_empty() && args.step == 1 && args.from == 0;
+    if whole && let Err(why) = write_table(&rows) {
+        say(&why);
+        return ExitCode::FAILURE;
+    }
+    if all.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn row(class: &str, tally: &Tally, seeds: &str) -> String {
+    format!("| {class} | {} | {} | {seeds} |", tally.tried, tally.tried - tally.failed.len())
+}
+
+/// Writes the table where people read it.
+fn write_table(rows: &[String]) -> Result<(), String> {
+    const BEGIN: &str = "<!-- written by cargo reliability -->\n";
+    const END: &str = "<!-- end of what it writes -->";
+    let path = lockstep_e2e::harness::root().join("docs/reliability.md");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let (before, after) = parts.ok_or_else(|| format!("{} has no place for the table", path.display()))?;
+    let table = format!("| class of fault | cases | survived | seeds |\n|---|---|---|---|\n{}\n", rows.join("\n"));
+    std::fs::write(&path, format!("{before}{BEGIN}{table}{END}{after}")).map_err(|e| e.to_string())
+}
