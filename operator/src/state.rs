@@ -215,6 +215,13 @@ impl State {
         }
     }
 
+    /// Those of some stores that were not seen yet, of the kinds that are watched.
+    pub fn unseen_stores(&self, stores: impl Iterator<Item = StoreKey>, options: &Options) -> Vec<StoreKey> {
+        let inner = self.lock();
+        let watched = |store: &StoreKey| !store.name.is_empty() && (store.namespace.is_some() || options.namespaces.is_empty());
+        stores.filter(|store| watched(store) && !inner.stores.contains_key(store)).collect()
+    }
+
     /// Whether all of some stores are another operator's; no store is nobody's.
     pub fn are_foreign(&self, stores: impl Iterator<Item = StoreKey>, class: &str) -> bool {
         let inner = self.lock();

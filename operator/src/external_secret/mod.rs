@@ -39,7 +39,7 @@ use crate::queue::{Next, Wake};
 use crate::reads::Asking;
 use crate::refs::RefObject;
 use crate::resolver::ObjectResolver;
-use crate::store::plan::is_class;
+use crate::store::{self, plan::is_class};
 pub use memo::Memo;
 use plan::{Observed, Plan, Settings};
 use sources::{Answer, Asker, assemble, fetch, version_of};
@@ -100,6 +100,9 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
     if matches!(plan, Plan::Inspect(_) | Plan::Reject(_)) && Box::pin(is_of_another_class(ctx, key, &object)).await {
         return None;
     }
+    if matches!(plan, Plan::Reject(_)) && Box::pin(store::is_yet_to_be_seen(ctx, stores_of(key, &object))).await {
+        return Some(Next { again: Some(wake), ..Next::at(Instant::now() + store::SEEN_BY) });
+    }
     let (outcome, settings) = match plan {
         Plan::Ignore => return None,
         Plan::Skip(due) => {
@@ -132,6 +135,10 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, mut acti
     let again = (report.label.0 == "deferred" && (wake.changed || wake.store || wake.source || wake.target)).then_some(wake);
     let next = Box::pin(tell(ctx, key, &object, &memo, report, started)).await?;
     Some(again.map_or(next, |again| Next { turn: None, again: Some(again), ..next }))
+}
+
+fn stores_of(key: &ObjectKey, object: &ExternalSecret) -> impl Iterator<Item = StoreKey> {
+    object.store_refs().map(|reference| StoreKey::referred(&key.namespace, reference))
 }
 
 /// Whether an object reads from no store, and one of its generators is of another class.
@@ -416,9 +423,12 @@ async fn tell(
 /// Writes the condition of an object that does not parse, once for each of its generations.
 async fn tell_malformed(ctx: &Arc<Context>, key: &ObjectKey) -> Option<Next> {
     let odd = ctx.malformed_objects.untold(key)?;
-    let stores = odd.stores.iter().map(|r| StoreKey::referred(&key.namespace, r));
-    if ctx.state.are_foreign(stores, &ctx.options.controller_class) {
+    let stores = || odd.stores.iter().map(|r| StoreKey::referred(&key.namespace, r));
+    if ctx.state.are_foreign(stores(), &ctx.options.controller_class) {
         return None;
+    }
+    if store::is_yet_to_be_seen(ctx, stores()).await {
+        return Some(Next::at(Instant::now() + store::SEEN_BY));
     }
     let Some(conditions) = odd.conditions(SecretReason::SecretSyncedError.as_str(), (ctx.clock)()) else {
         ctx.malformed_objects.told(key);

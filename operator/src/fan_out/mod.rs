@@ -21,6 +21,7 @@ use crate::external_secret::target::FIELD_MANAGER;
 use crate::keys::ObjectKey;
 use crate::kube_io;
 use crate::queue::Next;
+use crate::store;
 use cache::{FanOut, FanOutKey, FanOutKind};
 use plan::{Action, Step};
 use status::Failed;
@@ -40,6 +41,9 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &FanOutKey, active: &mut Active)
     }
     if ctx.state.are_foreign(fan_out.cluster_stores().into_iter(), &ctx.options.controller_class) {
         return None;
+    }
+    if store::is_yet_to_be_seen(ctx, fan_out.cluster_stores().into_iter()).await {
+        return Some(Next::at(Instant::now() + Duration::from_secs(1)));
     }
     let existing = ctx.existing(key, &fan_out);
     let made = plan::Made::of(&existing);

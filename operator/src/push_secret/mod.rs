@@ -34,6 +34,7 @@ use crate::kube_io;
 use crate::queue::{Next, Wake};
 use crate::refs::RefObject;
 use crate::resolver::ObjectResolver;
+use crate::store;
 use cache::Memo;
 use plan::{Entry, FINALIZER, Given, Plan, Settings};
 use status::{Outcome, Report};
@@ -74,6 +75,9 @@ pub async fn reconcile(ctx: &Arc<Context>, key: &ObjectKey, wake: Wake, active: 
         }
         Plan::Push(settings) => {
             if let StoreVerdict::Unusable(why) = verdict {
+                if Box::pin(store::is_yet_to_be_seen(ctx, stores.into_iter())).await {
+                    return Some(Next { again: Some(wake), ..Next::at(Instant::now() + store::SEEN_BY) });
+                }
                 let outcome = Outcome::Failed(Failure::rejected(why));
                 return tell(ctx, key, &object, &memo, outcome, memo.pushed.clone(), Some(&settings), started).await;
             }

@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::controller::Active;
 use crate::external_secret::kube_error;
 use crate::keys::{StoreKey, stable_hash};
-use crate::kube_io::version_of;
+use crate::kube_io::{self, version_of};
 use crate::queue::{Next, Wake};
 use crate::state::StoreEntry;
 use plan::Plan;
@@ -38,6 +38,35 @@ pub struct StoreMemo {
     pub met: bool,
     /// Whether a user was refused since it was validated.
     pub doubted: bool,
+}
+
+/// Until when a store's watch has shown what the API server has; its users are woken when it does.
+pub const SEEN_BY: Duration = Duration::from_secs(5);
+
+/// Whether the API server has one of some stores that no watch has shown yet.
+///
+/// Each kind has a watch of its own: an object is often seen before the store that was made with it. Whoever tells people that a
+/// store does not exist asks here first; otherwise the object of another operator's store would be told so too.
+pub async fn is_yet_to_be_seen(ctx: &Context, stores: impl Iterator<Item = StoreKey>) -> bool {
+    let malformed = ctx.malformed_stores.keys();
+    for store in ctx.state.unseen_stores(stores, &ctx.options).into_iter().filter(|store| !malformed.contains(store)) {
+        ctx.metrics.api_request("get", if store.namespace.is_some() { "secretstores" } else { "clustersecretstores" });
+        let found = match &store.namespace {
+            Some(namespace) => {
+                let api = Api::<SecretStore>::namespaced(ctx.client.clone(), namespace);
+                kube_io::in_time(|| api.get_metadata_opt(&store.name)).await.map(|found| found.is_some())
+            }
+            None => {
+                let api = Api::<ClusterSecretStore>::all(ctx.client.clone());
+                kube_io::in_time(|| api.get_metadata_opt(&store.name)).await.map(|found| found.is_some())
+            }
+        };
+        // Without an answer the watch's word counts.
+        if found.unwrap_or(false) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Brings one store's status in line; answers when to look again.
