@@ -156,7 +156,11 @@ impl ControlPlane {
             .arg(format!("--service-account-key-file={}", public_key.display()))
             .arg(format!("--service-account-signing-key-file={}", signing_key.display()))
             .args(["--service-account-issuer=https://kubernetes.default.svc", "--authorization-mode=RBAC"])
-            .args(["--service-cluster-ip-range=10.96.0.0/16", "--disable-admission-plugins=ServiceAccount"])
+            .args([
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--disable-admission-plugins=ServiceAccount",
+                "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+            ])
             .arg("--max-requests-inflight=800");
         if let Some(config) = encryption {
             command.arg(format!("--encryption-provider-config={}", config.display()));

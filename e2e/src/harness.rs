@@ -66,7 +66,9 @@ impl Harness {
     pub async fn install(&self, client: &Client) -> PathBuf {
         create_namespace(client, "lockstep-system").await;
         apply_file(client, &root().join("config/crd/crds.yaml")).await;
-        apply_file(client, &root().join("config/rbac/rbac.yaml")).await;
+        for file in ["rbac.yaml", "push/push.yaml", "tokens/tokens.yaml"] {
+            apply_file(client, &root().join("config/rbac").join(file)).await;
+        }
         wait_for_crds(client).await;
         let user = service_account_token(client, "lockstep-system", "lockstep").await;
         let text = kubeconfig(&self.control_plane.url, &self.control_plane.ca, &format!("token: {user}"));

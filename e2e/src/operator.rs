@@ -36,12 +36,14 @@ impl Operator {
             .arg("run")
             .args(["--metrics-addr", &format!("127.0.0.1:{metrics_port}")])
             .args(["--health-addr", &format!("127.0.0.1:{health_port}")])
-            .args(["--lease-namespace", "lockstep-system"])
             .args(&options.args)
             .env("KUBECONFIG", kubeconfig)
             .env("HOSTNAME", &options.name)
             .env_remove("POD_NAMESPACE")
             .envs(options.env.iter().map(|(name, value)| (name, value)));
+        if !options.args.iter().any(|arg| arg == "--lease-namespace") {
+            command.args(["--lease-namespace", "lockstep-system"]);
+        }
         let log: PathBuf = folder.join(format!("operator-{}-{health_port}.log", options.name));
         Self { process: Process::start(&command, &log), metrics_port, health_port }
     }

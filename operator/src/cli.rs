@@ -96,6 +96,9 @@ pub struct RunArgs {
     /// and many may read them. The operator's role must allow each kind.
     #[arg(long)]
     pub unsafe_allow_generic_targets: bool,
+    /// Serves PushSecrets and ClusterPushSecrets. Without, no right to them is needed, and no provider's secret is ever written.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub push_secrets: bool,
     /// How long what a generator issued is kept after it was replaced: workloads take up the new one meanwhile.
     #[arg(long, default_value = "2m", value_parser = parse_go, value_name = "DURATION")]
     pub generator_gc_grace_period: Duration,

@@ -47,6 +47,8 @@ use crate::store::StoreMemo;
 pub struct Options {
     /// Only stores of this class are served.
     pub controller_class: String,
+    /// Whether PushSecrets and ClusterPushSecrets are served.
+    pub push_secrets: bool,
     /// Namespaces that are served; empty: all, and cluster stores.
     pub namespaces: Vec<String>,
     /// Writes to the API server at once.
@@ -79,6 +81,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             controller_class: "default".into(),
+            push_secrets: true,
             namespaces: Vec::new(),
             concurrency: 24,
             heartbeat: Duration::from_secs(300),

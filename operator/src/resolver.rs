@@ -394,6 +394,13 @@ impl<T: Tenant> Resolver for StoreResolver<T> {
                 self.note(RefKind::ServiceAccount, namespace, name, None);
                 Err(Error::invalid(field, format!("ServiceAccount {namespace}/{name} does not exist; create it")))
             }
+            Err(kube::Error::Api(status)) if status.code == 403 => Err(Error::invalid(
+                field,
+                format!(
+                    "the operator may not create a token of ServiceAccount {namespace}/{name} (code 403); config/rbac/tokens, or a Role \
+                     with create on serviceaccounts/token of that name, must allow it"
+                ),
+            )),
             Err(error) => Err(api_error(field, &format!("a token of ServiceAccount {namespace}/{name}"), &error)),
         }
     }

@@ -70,6 +70,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let (leases, own_namespace) = (cluster.leases.clone(), cluster.namespace.clone());
     let options = Options {
         controller_class: args.controller_class.clone(),
+        push_secrets: args.push_secrets,
         namespaces: args.namespaces.clone(),
         concurrency: usize::from(args.concurrency),
         heartbeat: args.heartbeat,

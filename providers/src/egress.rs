@@ -48,9 +48,16 @@ impl FromStr for Rule {
 impl Rule {
     fn admits(&self, host: &str, address: IpAddr) -> bool {
         match self {
+            Self::Host(_) | Self::Below(_) => self.names(host),
+            Self::Net(net) => net.contains(&address),
+        }
+    }
+
+    fn names(&self, host: &str) -> bool {
+        match self {
             Self::Host(name) => host == name,
             Self::Below(domain) => host.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.')),
-            Self::Net(net) => net.contains(&address),
+            Self::Net(_) => false,
         }
     }
 }
@@ -91,6 +98,8 @@ pub struct Egress {
 #[error("{0}")]
 pub struct Refused(String);
 
+const NOT_LISTED: &str = "is not in what --egress-only lists";
+
 impl Egress {
     /// The address that a flag gives a host.
     pub fn place(&self, host: &str) -> Option<IpAddr> {
@@ -118,11 +127,25 @@ impl Egress {
             return Ok(());
         }
         let what = match special(address) {
-            _ if !self.only.is_empty() => "is not in what --egress-only lists".to_owned(),
+            _ if !self.only.is_empty() => NOT_LISTED.to_owned(),
             Some(what) => format!("is {what}, which stores may not reach; --egress-allow can allow it"),
             None => return Ok(()),
         };
         Err(Refused(if host.parse::<IpAddr>().is_ok() { what } else { format!("means {address}, which {what}") }))
+    }
+
+    /// Judges a name before a resolver is asked for it: where nothing but names may be reached, the question itself would tell
+    /// something to whoever answers for another one.
+    ///
+    /// # Errors
+    /// [`Refused`] says why it is not looked up.
+    pub fn check_name(&self, host: &str) -> std::result::Result<(), Refused> {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let by_address = self.only.iter().any(|rule| matches!(rule, Rule::Net(_)));
+        match self.only.is_empty() || by_address || self.only.iter().any(|rule| rule.names(&host)) {
+            true => Ok(()),
+            false => Err(Refused(NOT_LISTED.into())),
+        }
     }
 
     /// Judges an address that stands in a URL: no resolver will be asked for it.
@@ -139,7 +162,7 @@ impl Egress {
     }
 }
 
-/// The IPv4 address inside of an IPv6 one that only carries it (RFC 4291, RFC 6052, RFC 3056).
+/// The IPv4 address inside of an IPv6 one that only carries it (RFC 4291, RFC 6052, RFC 8215, RFC 3056).
 fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let carried = |high: u16, low: u16| {
@@ -147,7 +170,7 @@ fn canonical(address: IpAddr) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))
     };
     match v6.segments() {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0 | 1, _, _, _, high, low] | [0x2002, high, low, ..] => {
             carried(high, low)
         }
         _ => address,
@@ -156,10 +179,14 @@ fn canonical(address: IpAddr) -> IpAddr {
 
 /// What an address is that no store needs and that gives away credentials of machines.
 ///
-/// AWS, GCP, Azure and OpenStack serve metadata at 169.254.169.254, AWS also at fd00:ec2::254 and GCP at fd20:ce::254;
+/// AWS, GCP, Azure and OpenStack serve metadata at 169.254.169.254, AWS also at fd00:ec2::254 and, for EKS Pod Identity,
+/// fd00:ec2::23, GCP at fd20:ce::254, Oracle at fd00:c1::a9fe:a9fe, Scaleway at fd00:42::42;
 /// Azure's host agent is 168.63.129.16 and Alibaba's metadata 100.100.100.200 (the providers' documentation).
 fn special(address: IpAddr) -> Option<&'static str> {
-    const METADATA: [IpAddr; 4] = [
+    const METADATA: [IpAddr; 7] = [
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
         IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
         IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
         IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
@@ -194,6 +221,19 @@ mod tests {
         texts.iter().map(|t| t.parse().expect(t)).collect()
     }
 
+    #[test]
+    fn where_only_names_are_listed_no_other_is_looked_up() {
+        let listed = Egress { only: rules(&["vault.example", "*.aws.example"]), ..Egress::default() };
+        for (name, asked) in
+            [("vault.example.", true), ("a.AWS.example", true), ("value.evil.example", false), ("aws.example", false)]
+        {
+            assert_eq!(listed.check_name(name).is_ok(), asked, "{name}");
+        }
+        // An address can only be judged when it is known, and without the flag anything may be looked up.
+        let by_address = Egress { only: rules(&["vault.example", "10.0.0.0/8"]), ..Egress::default() };
+        assert!(by_address.check_name("other.example").is_ok() && Egress::default().check_name("other.example").is_ok());
+    }
+
     fn address(text: &str) -> IpAddr {
         text.parse().expect("an address")
     }
@@ -210,6 +250,10 @@ mod tests {
             "fe80::1",
             "fd00:ec2::254",
             "fd20:ce::254",
+            "fd00:ec2::23",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
+            "64:ff9b:1::a9fe:a9fe",
             "168.63.129.16",
             "100.100.100.200",
             "0.0.0.0",

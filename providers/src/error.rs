@@ -87,10 +87,14 @@ impl Error {
 
 /// Makes text of a foreign server fit for a condition: one line, at most 200 characters, with every one of `secrets` cut out.
 pub fn foreign_text(text: &str, secrets: &[&str]) -> String {
-    let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut text = text.to_owned();
     for secret in secrets.iter().filter(|s| !s.is_empty()) {
         text = text.replace(secret, "[redacted]");
+        // As a server repeats it in JSON, where line breaks and quotes are escaped.
+        let quoted = serde_json::Value::from(*secret).to_string();
+        text = text.replace(&quoted[1..quoted.len() - 1], "[redacted]");
     }
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match text.char_indices().nth(200) {
         Some((at, _)) => format!("{}…", &text[..at]),
@@ -105,6 +109,8 @@ mod tests {
     #[test]
     fn foreign_text_is_one_short_line_without_our_secrets() {
         assert_eq!(foreign_text("no\n\tgood: hvs.abc", &["hvs.abc", ""]), "no good: [redacted]");
+        assert_eq!(foreign_text("bad a\nb", &["a\nb"]), "bad [redacted]");
+        assert_eq!(foreign_text(r#"bad "a\nb\"c""#, &["a\nb\"c"]), "bad \"[redacted]\"");
         assert_eq!(foreign_text(&"é".repeat(300), &[]).chars().count(), 201);
     }
 }

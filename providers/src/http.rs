@@ -1,6 +1,7 @@
 //! The HTTP client under the providers that speak HTTP: one a connection, so that no two tenants share a socket.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ pub(crate) fn identity(field: &str, certificate: &SecretBytes, key: &SecretBytes
     Identity::from_pem(&pem).map_err(|_| Error::invalid(field, "is no PEM certificate with its PEM private key"))
 }
 
-/// Builds the client: bounded in time, at most one redirect and only to the same host (tokens travel in headers that the
+/// Builds the client: bounded in time, at most one redirect and only to the same host and port (tokens travel in headers that the
 /// library does not know), and without the proxies of the operator's environment, which no spec asked for.
 pub(crate) fn client(field: &str, tls: Tls, options: &Options) -> Result<Client> {
     build(field, builder(field, tls, options)?)
@@ -95,7 +96,7 @@ pub(crate) fn client(field: &str, tls: Tls, options: &Options) -> Result<Client>
 pub(crate) fn builder(field: &str, tls: Tls, options: &Options) -> Result<ClientBuilder> {
     let redirects = reqwest::redirect::Policy::custom(|attempt| {
         let from = attempt.previous().last();
-        let same = from.is_some_and(|f| f.host_str() == attempt.url().host_str() && f.scheme() == attempt.url().scheme());
+        let same = from.is_some_and(|from| from.origin() == attempt.url().origin());
         if same && attempt.previous().len() < 2 { attempt.follow() } else { attempt.stop() }
     });
     let mut builder = Client::builder()
@@ -145,7 +146,10 @@ impl Resolve for Guard {
             let mut refused = None;
             let found: Vec<SocketAddr> = match egress.place(name.as_str()) {
                 Some(address) => vec![SocketAddr::new(address, 0)],
-                None => tokio::net::lookup_host((name.as_str(), 0)).await?.collect(),
+                None => {
+                    egress.check_name(name.as_str())?;
+                    tokio::net::lookup_host((name.as_str(), 0)).await?.collect()
+                }
             };
             for found in found {
                 match egress.check(name.as_str(), found.ip()) {
@@ -185,7 +189,10 @@ pub(crate) async fn reach(field: &str, host: &str, port: u16, options: &Options)
         let mut failure = Error::unreachable(format!("{host} means no address"));
         let found: Vec<SocketAddr> = match options.egress.place(bare) {
             Some(address) => vec![SocketAddr::new(address, port)],
-            None => tokio::net::lookup_host((bare, port)).await.map_err(unreachable)?.collect(),
+            None => {
+                options.egress.check_name(bare).map_err(|refused| Error::invalid(field, format!("{host} {refused}")))?;
+                tokio::net::lookup_host((bare, port)).await.map_err(unreachable)?.collect()
+            }
         };
         // All at once: one address that drops what comes must not use up the others' time.
         let mut attempts = futures::stream::FuturesUnordered::new();
@@ -257,6 +264,53 @@ pub(crate) fn no_answer_of(cloud: &str, field: &str, what: &str, error: reqwest:
 /// A Secret holds at most 1 MiB; the JSON around a value can double it.
 const MAX_ANSWER: usize = 8 << 20;
 
+/// What a body may take without asking for room.
+const FREE: usize = 256 << 10;
+/// What all bodies that take more may take together while they are read: however many servers answer slowly, and with whatever.
+const ROOM: usize = 48 << 20;
+/// Values of a JSON answer: parsed they take many times the room of their text.
+const MOST_VALUES: usize = 400_000;
+
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Room that one body takes of [`ROOM`].
+struct Room(usize);
+
+impl Room {
+    fn holds(&mut self, bytes: usize) -> bool {
+        while bytes > FREE + self.0 {
+            let more = FREE.max(bytes - FREE - self.0);
+            if TAKEN.fetch_add(more, Ordering::Relaxed) + more > ROOM {
+                TAKEN.fetch_sub(more, Ordering::Relaxed);
+                return false;
+            }
+            self.0 += more;
+        }
+        true
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        TAKEN.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
+/// How many values a JSON text holds at most.
+fn values(text: &[u8]) -> usize {
+    let (mut count, mut quoted, mut escaped) = (1, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' | b'[' | b'{' if !quoted => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 /// The body of an answer, up to a limit.
 pub(crate) async fn body(response: reqwest::Response, server: &str, secrets: &[&str]) -> Result<Zeroizing<Vec<u8>>> {
     body_up_to(MAX_ANSWER, response, server, secrets).await
@@ -269,13 +323,21 @@ pub(crate) async fn body_up_to(
     server: &str,
     secrets: &[&str],
 ) -> Result<Zeroizing<Vec<u8>>> {
-    let expected = response.content_length().unwrap_or(512).min(limit as u64) as usize;
+    let expected = response.content_length().unwrap_or(512).min(FREE as u64) as usize;
     let mut body = Zeroizing::new(Vec::with_capacity(expected));
+    let mut room = Room(0);
     while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(server, error, secrets))? {
         if body.len() + chunk.len() > limit {
             return Err(Error::invalid("remoteRef.key", format!("the answer of {server} is longer than {limit} bytes")));
         }
+        if !room.holds(body.len() + chunk.len()) {
+            let why = format!("the answer of {server} is large, and too many of those are being read already");
+            return Err(Error::unavailable(why));
+        }
         body.extend_from_slice(&chunk);
+    }
+    if body.len() > FREE && values(&body) > MOST_VALUES {
+        return Err(Error::invalid("remoteRef.key", format!("the answer of {server} holds more than {MOST_VALUES} values")));
     }
     Ok(body)
 }
@@ -286,4 +348,28 @@ const MAX_REST: Duration = Duration::from_secs(300);
 /// `Retry-After` in seconds.
 pub(crate) fn retry_after(headers: &reqwest::header::HeaderMap) -> Option<Duration> {
     headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.parse().ok().map(|s| Duration::from_secs(s).min(MAX_REST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_a_text_are_counted_where_they_are_no_text() {
+        for (text, count) in [("1", 1), ("[0,0,0]", 4), (r#"{"a":[1,2],"b":"x,[{\\",","}"#, 6), (r#""\",,,""#, 1)] {
+            assert_eq!(values(text.as_bytes()), count, "{text}");
+        }
+    }
+
+    #[test]
+    fn large_bodies_share_their_room_and_give_it_back() {
+        let mut small = Room(0);
+        assert!(small.holds(FREE) && small.0 == 0);
+        let mut all: Vec<Room> = (0..200).map(|_| Room(0)).collect();
+        let held = all.iter_mut().take_while(|room| room.0 == 0).map(|room| room.holds(8 << 20)).filter(|held| *held).count();
+        assert!((3..=6).contains(&held), "{held} bodies of 8 MiB at once");
+        assert!(!Room(0).holds(8 << 20) && small.holds(FREE), "small ones are never refused");
+        drop(all);
+        assert!(Room(0).holds(8 << 20));
+    }
 }

@@ -58,7 +58,7 @@ mod webhook;
 
 pub use error::{Error, Result};
 pub use find::{Find, Found};
-pub use push::{Deleted, MANAGED_BY, Push, Pushed, Source, Target};
+pub use push::{CLUSTER_CREDENTIALS, Deleted, MANAGED_BY, Push, Pushed, Source, Target};
 pub use resolver::{Caller, OwnCluster, Resolver};
 pub use secret_bytes::SecretBytes;
 

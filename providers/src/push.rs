@@ -7,6 +7,10 @@ use serde_json::{Map, Value};
 use crate::registry::without_quotes;
 use crate::{Error, Payload, Result, SecretBytes};
 
+/// Types of Secrets that are never written, neither as targets nor by a push: whoever holds one is somebody else to the cluster,
+/// which itself fills the second in for any service account that an annotation names (Kubernetes' documentation, "Secrets").
+pub const CLUSTER_CREDENTIALS: [&str; 2] = ["bootstrap.kubernetes.io/token", "kubernetes.io/service-account-token"];
+
 /// What a remote secret says of who manages it: the mark that the operators of this API leave, and look for before they
 /// overwrite or delete.
 pub const MANAGED_BY: (&str, &str) = ("managed-by", "external-secrets");

@@ -98,7 +98,7 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(40);
 /// # Errors
 /// What is different from the run without lies, in words. None: chance had it that nobody lied, which says nothing.
 pub async fn survive(story: &Story, way: &Way, seed: u64, baseline: &Baseline) -> Result<Option<()>, String> {
-    let making = Making { cluster: story.cluster, interval: INTERVAL, old_api: way.old_api, seed };
+    let making = Making { cluster: story.cluster, interval: INTERVAL, old_api: way.old_api, seed, ..Making::default() };
     let world = World::new("lies", making).await;
     (story.before)(&world).await;
     let watched = Watched::begin(&world, &namespaces(&world, story));

@@ -22,6 +22,8 @@ pub struct World {
     pub vault: Arc<Interposer>,
     /// `refreshInterval` of everything that has one.
     pub interval: &'static str,
+    /// Whether its operator serves the whole cluster.
+    pub cluster: bool,
     running: Arc<Running>,
     _supervisor: AbortOnDropHandle<()>,
 }
@@ -45,11 +47,13 @@ pub struct Making {
     pub old_api: bool,
     /// Decides what is left to chance.
     pub seed: u64,
+    /// More arguments, or the leader election's own in place of none.
+    pub args: &'static [&'static str],
 }
 
 impl Default for Making {
     fn default() -> Self {
-        Self { cluster: false, interval: "1h", old_api: false, seed: 0 }
+        Self { cluster: false, interval: "1h", old_api: false, seed: 0, args: &["--leader-elect=false"] }
     }
 }
 
@@ -70,8 +74,10 @@ impl World {
             Arc::new(Interposer::before(&case.harness.vault.url, None, Setting { seed: making.seed, ..Setting::default() }));
         let path = case.harness.folder.path().join(format!("{}.kubeconfig", case.name));
         std::fs::write(&path, kubeconfig(&api.url, &api.ca, &format!("token: {token}"))).expect("a kubeconfig");
-        let mut args = vec!["--controller-class", &case.name, "--leader-elect=false", "--generator-gc-grace-period", "1s"];
+        let mut args =
+            vec!["--controller-class", &case.name, "--lease-namespace", &case.name, "--generator-gc-grace-period", "1s"];
         args.extend(["--unsafe-allow-generic-targets", "--log-level", "trace"]);
+        args.extend(making.args);
         if !making.cluster {
             args.extend(["--namespace", &case.name]);
         }
@@ -93,7 +99,7 @@ impl World {
             proxy.on_kill(move || running.kill());
         }
         let supervisor = AbortOnDropHandle::new(tokio::spawn(supervise(running.clone())));
-        Self { case, api, vault, interval: making.interval, running, _supervisor: supervisor }
+        Self { case, api, vault, interval: making.interval, cluster: making.cluster, running, _supervisor: supervisor }
     }
 
     /// Starts the operator; from now on it runs whenever it can.

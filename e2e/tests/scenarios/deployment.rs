@@ -93,6 +93,25 @@ async fn the_default_kustomization_is_applied_to_a_restricted_namespace() {
     assert_eq!(deployment.spec.unwrap().replicas, Some(2));
 }
 
+#[test]
+fn the_variants_leave_out_what_they_say_and_nothing_else() {
+    let objects = |folder: &str| -> Vec<Value> { render(folder) };
+    let name = |o: &Value| format!("{} {}", o["kind"].as_str().unwrap(), o["metadata"]["name"].as_str().unwrap());
+    let whole = objects("config/default");
+    for (folder, left_out, argument) in [
+        ("config/overlays/without-push", "lockstep-push", Some("--push-secrets=false")),
+        ("config/overlays/without-tokens", "lockstep-tokens", None),
+    ] {
+        let some = objects(folder);
+        let missing: Vec<String> = whole.iter().map(name).filter(|n| !some.iter().any(|o| name(o) == *n)).collect();
+        assert_eq!(missing, [format!("ClusterRole {left_out}"), format!("ClusterRoleBinding {left_out}")], "{folder}");
+        let deployment = some.iter().find(|o| o["kind"] == "Deployment").unwrap();
+        let args = &deployment["spec"]["template"]["spec"]["containers"][0]["args"];
+        let last = args.as_array().unwrap().last().unwrap().as_str().unwrap();
+        assert_eq!((last == "--push-secrets=false").then_some(last), argument, "{folder}");
+    }
+}
+
 #[tokio::test]
 async fn the_webhook_may_do_what_its_certificate_needs_and_with_cert_manager_nothing() {
     let case = Case::new("deploywebhook").await;

@@ -32,6 +32,7 @@ mod push_stores;
 mod refresh;
 mod reliability;
 mod rendering;
+mod rights;
 mod samples;
 mod shards;
 mod store_samples;

@@ -96,9 +96,11 @@ pub(super) fn start_watches(
             Targets { ctx: ctx.clone(), scope: scope.clone(), once: Once::new(gate) },
             "managed Secrets",
         ));
-        let api: Api<Guard<PushSecret>> = scoped(ctx, scope.as_deref());
-        let pushes = Pushes { ctx: ctx.clone(), scope: scope.clone() };
-        watches.spawn(follow(stream(api, style.clone()), pushes, "PushSecrets"));
+        if ctx.options.push_secrets {
+            let api: Api<Guard<PushSecret>> = scoped(ctx, scope.as_deref());
+            let pushes = Pushes { ctx: ctx.clone(), scope: scope.clone() };
+            watches.spawn(follow(stream(api, style.clone()), pushes, "PushSecrets"));
+        }
         // Nobody waits for these but who uses a generator: their CRD may be missing.
         let api: Api<Guard<GeneratorState>> = scoped(ctx, scope.as_deref());
         let states = States { ctx: ctx.clone(), scope: scope.clone(), seen: std::sync::Once::new() };
@@ -111,9 +113,11 @@ pub(super) fn start_watches(
         let api: Api<Guard<ClusterExternalSecret>> = Api::all(ctx.client.clone());
         let fans = Fans { ctx: ctx.clone(), kind: FanOutKind::ExternalSecrets };
         watches.spawn(follow(stream(api, style.clone()), fans, "ClusterExternalSecrets"));
-        let api: Api<Guard<ClusterPushSecret>> = Api::all(ctx.client.clone());
-        let fans = Fans { ctx: ctx.clone(), kind: FanOutKind::PushSecrets };
-        watches.spawn(follow(stream(api, style.clone()), fans, "ClusterPushSecrets"));
+        if ctx.options.push_secrets {
+            let api: Api<Guard<ClusterPushSecret>> = Api::all(ctx.client.clone());
+            let fans = Fans { ctx: ctx.clone(), kind: FanOutKind::PushSecrets };
+            watches.spawn(follow(stream(api, style.clone()), fans, "ClusterPushSecrets"));
+        }
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(ctx.client.clone());
         watches.spawn(follow(stream(api, style.clone()), Namespaces { ctx: ctx.clone(), once: Once::new(gate) }, "Namespaces"));
     }

@@ -8,7 +8,11 @@ use serde::Deserialize;
 use super::gather::Seen;
 use super::{Check, Finding, Level};
 
-const RBAC: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../config/rbac/rbac.yaml"));
+const RBAC: [&str; 3] = [
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../config/rbac/rbac.yaml")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../config/rbac/push/push.yaml")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../config/rbac/tokens/tokens.yaml")),
+];
 
 /// What could be seen.
 #[derive(Clone, Debug, Default)]
@@ -43,8 +47,10 @@ pub fn needed() -> BTreeSet<Right> {
         #[serde(default)]
         rules: Vec<PolicyRule>,
     }
-    let documents =
-        RBAC.split("\n---").filter_map(|text| serde_saphyr::from_str::<Document>(text.trim_start_matches("---")).ok());
+    let documents = RBAC
+        .iter()
+        .flat_map(|file| file.split("\n---"))
+        .filter_map(|text| serde_saphyr::from_str::<Document>(text.trim_start_matches("---")).ok());
     documents.flat_map(|document| document.rules).flat_map(|rule| rights(&rule)).collect()
 }
 
@@ -94,7 +100,7 @@ pub fn judge(seen: &Permissions, all: &Seen) -> Vec<Finding> {
     }
     found.extend(unused(granted, all).into_iter().map(|message| Finding {
         level: Level::Hint,
-        ..Finding::about_all(Check::BroadPermissions, Level::Hint, message, "see the variants in config/rbac")
+        ..Finding::about_all(Check::BroadPermissions, Level::Hint, message, "see the variants in docs/permissions.md")
     }));
     found
 }

@@ -13,8 +13,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use lockstep_crds::external_secret::{Binding, CreationPolicy};
 use lockstep_crds::{ANNOTATION_DATA_HASH, ExternalSecret, LABEL_CREATED_BY, LABEL_MANAGED};
-use lockstep_providers::SecretBytes;
 use lockstep_providers::error::foreign_text;
+use lockstep_providers::{CLUSTER_CREDENTIALS, SecretBytes};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -78,15 +78,12 @@ pub struct Desired {
 /// Begins the annotation that says what was rendered by chance.
 const MARK_PREFIX: &str = "reconcile.external-secrets.io/rendered-";
 
-/// Types that the operator never writes: whoever holds them is somebody else to the cluster.
-const REFUSED_TYPES: [&str; 2] = ["bootstrap.kubernetes.io/token", "kubernetes.io/service-account-token"];
-
 /// Refuses types that would grant rights in the cluster.
 ///
 /// # Errors
 /// A sentence that names the type.
 pub fn check_type(type_: &str) -> Result<(), String> {
-    match REFUSED_TYPES.contains(&type_) {
+    match CLUSTER_CREDENTIALS.contains(&type_) {
         true => {
             Err(format!("spec.target.template.type: {type_} is refused: such a Secret is a credential of the cluster itself"))
         }
@@ -444,6 +441,9 @@ pub fn judge(existing: &Secret, desired: &Desired, bound_before: bool) -> Verdic
         return refuse(format!("{name} is immutable and differs; delete it to have it made anew"));
     }
     let there = existing.type_.as_deref().unwrap_or("Opaque");
+    if CLUSTER_CREDENTIALS.contains(&there) {
+        return refuse(format!("{name} has type {there}, a credential of the cluster itself, and is left alone"));
+    }
     match desired.type_.as_deref() {
         Some(wanted) if wanted != there => {
             refuse(format!("{name} has type {there}, which can't be changed to {wanted}; delete it to have it made anew"))

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Kubernetes, Place, Secret, check_name};
 use crate::push::{not_ours, settings};
-use crate::{Deleted, Error, Find, Found, MANAGED_BY, Payload, Push, Pushed, Result, Target};
+use crate::{CLUSTER_CREDENTIALS, Deleted, Error, Find, Found, MANAGED_BY, Payload, Push, Pushed, Result, Target};
 
 /// Secrets in one page of a list: their sizes may add up to a page's limit.
 const PAGE: usize = 20;
@@ -124,6 +124,12 @@ fn wanted_data(push: &Push, there: Option<&Map<String, Value>>) -> Result<Map<St
 
 /// The Secret that a push makes of the one that is there; none when that is as it should be.
 fn wanted(push: &Push, settings: &Settings, namespace: &str, there: Option<&Value>) -> Result<Option<Value>> {
+    let type_ = there.map_or(push.source.type_.as_deref(), |there| there["type"].as_str()).unwrap_or("Opaque");
+    if CLUSTER_CREDENTIALS.contains(&type_) {
+        let what = format!("Secret {namespace}/{}", push.target.key);
+        let why = format!("{what} is refused as type {type_}: such a Secret is a credential of the cluster itself");
+        return Err(Error::invalid("spec.template.type", why));
+    }
     let data = wanted_data(push, there.map(data_of).as_ref())?;
     let of = |what: &str| there.and_then(|t| t.pointer(&format!("/metadata/{what}")));
     let policy = settings.source_merge_policy;
@@ -137,7 +143,7 @@ fn wanted(push: &Push, settings: &Settings, namespace: &str, there: Option<&Valu
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": push.target.key, "namespace": namespace, "labels": labels, "annotations": annotations},
-            "type": push.source.type_.as_deref().unwrap_or("Opaque"),
+            "type": type_,
             "data": data,
         })));
     };
@@ -305,6 +311,20 @@ mod tests {
         assert_eq!(made["metadata"]["labels"], json!({"managed-by": "external-secrets"}));
         assert_eq!(made["metadata"]["annotations"], json!({"team": "1"}));
         assert_eq!((&made["type"], &made["data"]["a"]), (&json!("kubernetes.io/tls"), &json!("eA==")));
+    }
+
+    #[test]
+    fn credentials_of_the_cluster_are_neither_made_nor_changed() {
+        for type_ in CLUSTER_CREDENTIALS {
+            let mut asked = push(Some("a"), Payload::Bytes("x".into()));
+            asked.source.type_ = Some(type_.into());
+            let error = wanted(&asked, &Settings::default(), "n", None).expect_err("refused").to_string();
+            assert!(error.contains(type_) && error.contains("n/t"), "{error}");
+            let there =
+                json!({"metadata": {"name": "t", "labels": {"managed-by": "external-secrets"}}, "type": type_, "data": {}});
+            let plain = push(Some("a"), Payload::Bytes("x".into()));
+            assert!(wanted(&plain, &Settings::default(), "n", Some(&there)).is_err(), "{type_}");
+        }
     }
 
     #[test]

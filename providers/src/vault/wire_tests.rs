@@ -131,14 +131,22 @@ async fn a_missing_secret_counts_only_once_the_mount_is_what_the_spec_says() {
 
 #[tokio::test]
 async fn a_redirect_is_followed_once_and_an_unknown_host_is_unreachable_for_everybody() {
-    let (standby, active) = (MockServer::start().await, MockServer::start().await);
-    let location = format!("{}/v1/kv/data/app", active.uri());
-    Mock::given(path("/v1/kv/data/app"))
-        .respond_with(ResponseTemplate::new(307).insert_header("location", location.as_str()))
-        .mount(&standby)
-        .await;
-    Mock::given(path("/v1/kv/data/app")).and(header("x-vault-token", "hvs.CANARY")).respond_with(value()).mount(&active).await;
+    let (standby, other) = (MockServer::start().await, MockServer::start().await);
+    let to = |location: String| ResponseTemplate::new(307).insert_header("location", location.as_str());
+    Mock::given(path("/v1/kv/data/app")).respond_with(to("/v1/moved".into())).up_to_n_times(1).mount(&standby).await;
+    Mock::given(path("/v1/moved")).and(header("x-vault-token", "hvs.CANARY")).respond_with(value()).mount(&standby).await;
     assert!(read(&vault(&standby, json!({})).await).await.is_ok());
+    // Who listens at another port of the host, or at another host, gets no token.
+    Mock::given(wiremock::matchers::any()).respond_with(value()).expect(0).mount(&other).await;
+    let away = other.uri().replace("127.0.0.1", "localhost");
+    for location in [other.uri(), away] {
+        Mock::given(path("/v1/kv/data/app"))
+            .respond_with(to(format!("{location}/v1/kv/data/app")))
+            .up_to_n_times(1)
+            .mount(&standby)
+            .await;
+        assert!(read(&vault(&standby, json!({})).await).await.is_err(), "{location}");
+    }
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let gone = vault(&standby, json!({"server": format!("http://127.0.0.1:{port}")})).await;
     assert!(matches!(read(&gone).await, Err(Error::Unavailable { everybody: true, .. })));

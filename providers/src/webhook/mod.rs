@@ -130,9 +130,10 @@ impl Webhook {
     }
 
     async fn send(&self, method: Method, context: &Context, body: Option<Zeroizing<String>>) -> Result<Zeroizing<Vec<u8>>> {
-        let url = self.url(context)?;
-        let server = url.origin().ascii_serialization();
-        let secrets: Vec<&str> = context.values().flat_map(BTreeMap::values).map(|value| value.as_str()).collect();
+        let (url, told) = self.url(context)?;
+        let server = if told { url.origin().ascii_serialization() } else { format!("the host that {FIELD}.url makes") };
+        let mut secrets: Vec<&str> = context.values().flat_map(BTreeMap::values).map(|value| value.as_str()).collect();
+        secrets.extend(url.host_str().filter(|_| !told));
         let lost = |error| http::no_answer(&server, error, &secrets);
         let headers = self.headers(context)?;
         let request = || {
@@ -176,7 +177,8 @@ impl Webhook {
         }
     }
 
-    fn url(&self, context: &Context) -> Result<Url> {
+    /// The URL, and whether its host may be told: not one that was made of a Secret's value, or of one that is pushed.
+    fn url(&self, context: &Context) -> Result<(Url, bool)> {
         let field = format!("{FIELD}.url");
         let text = render(&field, &self.spec.url, context, Use::Url)?;
         let url = Url::parse(text.trim()).map_err(|error| Error::invalid(&field, format!("makes no URL ({error})")))?;
@@ -186,8 +188,26 @@ impl Webhook {
                 "makes no http or https URL, such as https://api.example.com/v1/{{ .remoteRef.key }}",
             ));
         }
-        self.options.egress.check_url(&field, &url)?;
-        Ok(url)
+        let told = self.is_told(&url, context);
+        self.options.egress.check_url(&field, &url).map_err(|error| match told {
+            true => error,
+            false => Error::invalid(&field, "makes an address that stores may not reach"),
+        })?;
+        Ok((url, told))
+    }
+
+    /// Whether the URL has the same host whatever stands in the values.
+    fn is_told(&self, url: &Url, context: &Context) -> bool {
+        let mut blind = context.clone();
+        for (name, fields) in &mut blind {
+            // A reference is no secret; the value that is pushed under its name is.
+            let known =
+                |key: &str| name == "remoteRef" && matches!(key, "key" | "property" | "version" | "namespace" | "remoteKey");
+            fields.iter_mut().filter(|(key, _)| !known(key)).for_each(|(_, value)| *value = Zeroizing::new("0".into()));
+        }
+        let other = render(&format!("{FIELD}.url"), &self.spec.url, &blind, Use::Url);
+        let other = other.ok().and_then(|text| Url::parse(text.trim()).ok());
+        other.is_some_and(|other| other.origin() == url.origin() && other.username() == url.username())
     }
 
     fn headers(&self, context: &Context) -> Result<HeaderMap> {

@@ -90,3 +90,27 @@ async fn statuses_map_to_the_taxonomy_and_no_body_is_repeated() {
         assert!(!error.to_string().contains("CANARY"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_host_that_is_made_of_a_value_is_told_to_nobody() {
+    let server = MockServer::start().await;
+    for (url, told) in [
+        ("http://{{ .api.key | lower }}.example.invalid/x", false),
+        ("http://x{{ .api.key | b64enc | lower | replace \"=\" \"\" }}.example.invalid/", false),
+        ("http://u:{{ .api.key }}@fixed.example.invalid/", true),
+        ("http://fixed.example.invalid/{{ .api.key }}", true),
+    ] {
+        let connection = webhook(&server, json!({"url": url})).await;
+        let Err(error) = connection.get(&[Want::latest("k")]).await.remove(0) else { panic!("{url} is reached") };
+        let text = error.to_string().to_lowercase();
+        let encoded = "q0foqvjz";
+        assert!(!text.contains("canary") && !text.contains(encoded), "{text}");
+        assert_eq!(text.contains("fixed.example.invalid"), told, "{text}");
+        assert_eq!(text.contains("the host that spec.provider.webhook.url makes"), !told, "{text}");
+    }
+    // A value that is pushed is none that may be told either.
+    let connection =
+        webhook(&server, json!({"url": "http://{{ index .remoteRef .remoteRef.remoteKey }}.example.invalid/"})).await;
+    let text = connection.push(&push(Payload::Bytes("canary-pushed".into()))).await.expect_err("no such host").to_string();
+    assert!(!text.contains("canary-pushed"), "{text}");
+}

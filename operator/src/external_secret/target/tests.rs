@@ -86,6 +86,11 @@ fn somebody_elses_secret_is_refused_with_both_names_and_a_way_out() {
     }
     // The Merge policies write only their own keys, so whose Secret it is does not matter.
     assert_eq!(judge(&foreign_secret(json!({})), &desired("Merge", &[("k", "v")]), false), Verdict::Write);
+    for type_ in CLUSTER_CREDENTIALS {
+        let token = Secret { type_: Some(type_.into()), ..foreign_secret(json!({})) };
+        let Verdict::Refuse(why) = judge(&token, &desired("Merge", &[("k", "v")]), false) else { panic!("{type_} is written") };
+        assert!(why.contains(type_), "{why}");
+    }
 }
 
 #[test]
@@ -146,7 +151,7 @@ fn sizes_and_shapes_are_checked_before_the_write() {
         let error = check_shape(type_, &data(&pairs)).unwrap_err();
         assert!(error.contains(needle) && !error.contains("canary"), "{error}");
     }
-    assert!(REFUSED_TYPES.iter().all(|t| check_type(t).is_err()) && check_type("my/type").is_ok());
+    assert!(CLUSTER_CREDENTIALS.iter().all(|t| check_type(t).is_err()) && check_type("my/type").is_ok());
 }
 
 #[test]
