@@ -77,6 +77,8 @@ pub struct Connections {
     slots: Mutex<HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>>,
     limiters: Mutex<HashMap<StoreKey, Arc<Mutex<Limiter>>>>,
     hooks: ConnectionHooks,
+    #[cfg(test)]
+    scripted: std::sync::OnceLock<Arc<dyn lockstep_providers::Provider>>,
 }
 
 /// What connections ask of, and tell to, those around them.
@@ -91,7 +93,21 @@ pub struct ConnectionHooks {
 impl Connections {
     /// No connections yet.
     pub fn new(reading: Reading, options: Options, hooks: ConnectionHooks) -> Self {
-        Self { reading, options, slots: Mutex::default(), limiters: Mutex::default(), hooks }
+        Self {
+            reading,
+            options,
+            slots: Mutex::default(),
+            limiters: Mutex::default(),
+            hooks,
+            #[cfg(test)]
+            scripted: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// From now on every store is this one.
+    #[cfg(test)]
+    pub fn script(&self, provider: Arc<dyn lockstep_providers::Provider>) {
+        assert!(self.scripted.set(provider).is_ok(), "there is one script");
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionKey, Arc<tokio::sync::Mutex<Slot>>>> {
@@ -133,6 +149,8 @@ impl Connections {
         let resolver =
             StoreResolver { client, caller: key, refs: refs.clone(), metrics, own_cluster, token_file, shares_identity };
         let connected = registry::connect(&store.spec.provider, Arc::new(resolver), &self.options).await?;
+        #[cfg(test)]
+        let connected = self.scripted.get().cloned().unwrap_or(connected);
         let limiter = self.limiter(store, connected.capabilities().concurrency);
         let labels = StoreLabels { store: store.key.to_string(), provider };
         let (on_trouble, away) = (self.hooks.on_trouble.clone(), store.key.clone());

@@ -39,6 +39,8 @@ pub mod resolver;
 pub mod run;
 pub mod server;
 pub mod shards;
+#[cfg(test)]
+mod simulation;
 pub mod state;
 pub mod store;
 pub mod turns;
