@@ -20,6 +20,7 @@ pub mod generator;
 pub mod generator_state;
 pub mod gjson;
 pub mod hash;
+pub mod hostile;
 pub mod kept;
 pub mod keys;
 pub mod kube_io;

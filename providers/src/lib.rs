@@ -29,6 +29,8 @@ pub mod generator;
     allow(dead_code, reason = "shared by providers that this build may lack")
 )]
 mod held;
+#[cfg(feature = "conformance")]
+pub mod hostile;
 #[cfg(feature = "http")]
 #[cfg_attr(
     not(all(feature = "aws", feature = "kubernetes", feature = "vault", feature = "webhook")),

@@ -22,6 +22,7 @@ mod fan_out;
 mod find;
 mod gcp;
 mod generators;
+mod hostile;
 mod leaks;
 mod leases;
 mod ownership;

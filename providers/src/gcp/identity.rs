@@ -165,7 +165,7 @@ impl Key {
         Self::parse(&field, &text)
     }
 
-    fn parse(field: &str, text: &SecretBytes) -> Result<Self> {
+    pub(super) fn parse(field: &str, text: &SecretBytes) -> Result<Self> {
         let file: KeyFile = serde_json::from_slice(text.expose())
             .map_err(|_| Error::invalid(field, "is no JSON key of a Google service account"))?;
         if file.kind != "service_account" {

@@ -110,6 +110,20 @@ impl Provider for Gcp {
     }
 }
 
+/// See [`crate::hostile`].
+#[cfg(feature = "conformance")]
+pub(crate) fn hostile_answer(bytes: &[u8]) {
+    for status in [400, 401, 403, 404, 429, 500] {
+        let _ = wire::failure("what", status, None, bytes, &[crate::hostile::CANARY]);
+    }
+}
+
+/// See [`crate::hostile`].
+#[cfg(feature = "conformance")]
+pub(crate) fn hostile_key(text: &crate::SecretBytes) {
+    identity::Key::parse("f", text).err().iter().for_each(|error| crate::hostile::tells_nothing(error));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -353,3 +353,15 @@ impl Provider for Kubernetes {
         self.remove(target).await
     }
 }
+
+/// See [`crate::hostile`].
+#[cfg(feature = "conformance")]
+pub(crate) fn hostile_answer(bytes: &[u8]) {
+    let _ = (serde_json::from_slice::<Secret>(bytes).ok(), serde_json::from_slice::<Status>(bytes).ok());
+}
+
+/// See [`crate::hostile`].
+#[cfg(feature = "conformance")]
+pub(crate) fn hostile_kubeconfig(text: &SecretBytes) {
+    kubeconfig::parse("f", text, &Options::default()).err().iter().for_each(|error| crate::hostile::tells_nothing(error));
+}

@@ -188,3 +188,19 @@ impl Provider for Vault {
         self.session.revoke().await;
     }
 }
+
+/// See [`crate::hostile`].
+#[cfg(feature = "conformance")]
+pub(crate) fn hostile(bytes: &[u8]) {
+    use crate::hostile::tells_nothing;
+    let want = crate::Want::latest("app");
+    for version in [KvVersion::V1, KvVersion::V2] {
+        kv::fetched(version, &want, bytes).err().iter().for_each(|error| tells_nothing(error));
+        kv::fetched(version, &crate::Want { metadata: true, ..want.clone() }, bytes).err().iter().for_each(|e| tells_nothing(e));
+        kv::current(version, bytes).err().iter().for_each(|error| tells_nothing(error));
+        kv::check_mount("secret", version, bytes).err().iter().for_each(|error| tells_nothing(error));
+    }
+    kv::listed(bytes).err().iter().for_each(|error| tells_nothing(error));
+    kv::current_without_data(bytes).err().iter().for_each(|error| tells_nothing(error));
+    kv::custom_metadata(bytes).err().iter().for_each(|error| tells_nothing(error));
+}

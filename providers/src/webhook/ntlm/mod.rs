@@ -247,6 +247,14 @@ fn random() -> Option<[u8; 8]> {
     Some(bytes)
 }
 
+/// See [`crate::hostile`].
+#[cfg(feature = "conformance")]
+pub(super) fn hostile(challenge: &[u8]) {
+    for name in ["app", "DOMAIN\\app", "app@example.com"] {
+        let _ = authentication(&User::new(name, "CANARY-pass"), challenge, [7; 8], Timestamp::UNIX_EPOCH);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
