@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use lockstep_e2e::case::Case;
 use lockstep_e2e::control_plane::Authority;
 use lockstep_e2e::harness::{self, eventually};
 use lockstep_e2e::reliability::world::{Making, World};
@@ -124,22 +125,25 @@ fn fields() -> BTreeSet<String> {
 }
 
 /// Every object in a spec that names something, with its path as the contract writes it.
-fn references(value: &Value, path: &str, found: &mut Vec<(String, String)>) {
+fn references(value: &Value, root: &str, path: &str, found: &mut Vec<(String, String)>) {
     let Some(fields) = value.as_object() else { return };
-    let pointer = |path: &str| format!("/{}", path.trim_start_matches("spec.provider.").replace("[]", "/0").replace('.', "/"));
+    let pointer = |path: &str| {
+        let below = path.strip_prefix(root).unwrap_or(path).trim_start_matches('.');
+        format!("/{}", below.replace("[]", "/0").replace('.', "/"))
+    };
     if fields.get("name") == Some(&json!("mine")) {
         found.push((path.to_owned(), pointer(path)));
     }
     for (name, value) in fields {
         match value.as_array() {
-            Some(items) => items.iter().take(1).for_each(|item| references(item, &format!("{path}.{name}[]"), found)),
-            None => references(value, &format!("{path}.{name}"), found),
+            Some(items) => items.iter().take(1).for_each(|item| references(item, root, &format!("{path}.{name}[]"), found)),
+            None => references(value, root, &format!("{path}.{name}"), found),
         }
     }
 }
 
-#[tokio::test]
-async fn no_reference_of_a_secret_store_leaves_its_namespace() {
+/// A world with another namespace, both with everything that a reference can name.
+async fn with_victim() -> (World, String) {
     let world = World::new("tenant", Making { cluster: true, ..Making::default() }).await;
     let case = &world.case;
     let victim = format!("{}-a", case.name);
@@ -158,12 +162,26 @@ async fn no_reference_of_a_secret_store_leaves_its_namespace() {
             }
         }
     }
+    (world, victim)
+}
+
+/// Nobody asked for anything in the other namespace.
+async fn nobody_went_there(world: World, victim: &str) {
+    let there: Vec<_> = world.api.log().into_iter().filter(|e| e.path.contains(&format!("/namespaces/{victim}/"))).collect();
+    assert!(there.is_empty(), "the operator went there: {there:#?}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn no_reference_of_a_secret_store_leaves_its_namespace() {
+    let (world, victim) = with_victim().await;
+    let case = &world.case;
     world.start().await;
     let mut tried = BTreeSet::new();
     let mut names = Vec::new();
     for (base, spec) in stores() {
         let mut found = Vec::new();
-        references(&spec, "spec.provider", &mut found);
+        references(&spec, "spec.provider", "spec.provider", &mut found);
         assert!(!found.is_empty(), "{base} refers to something");
         for (path, pointer) in found {
             let kinds: &[Option<&str>] =
@@ -199,7 +217,193 @@ async fn no_reference_of_a_secret_store_leaves_its_namespace() {
         let says = message.contains(&victim) || what.ends_with(ON_GKE_ALONE);
         assert!(told.status == "False" && says, "{what}: {} {message}", told.status);
     }
-    let there: Vec<_> = world.api.log().into_iter().filter(|e| e.path.contains(&format!("/namespaces/{victim}/"))).collect();
-    assert!(there.is_empty(), "the operator went there: {there:#?}");
-    world.end().await;
+    nobody_went_there(world, &victim).await;
+}
+
+/// A generator of each kind for every way to log in that it shares with a store.
+fn generators() -> Vec<(&'static str, Value)> {
+    let secret = json!({"name": "mine", "key": "k"});
+    let mut all = Vec::new();
+    for (_, store) in stores() {
+        let (provider, spec) = store.as_object().unwrap().iter().next().unwrap();
+        match provider.as_str() {
+            "vault" => all.push(("VaultDynamicSecret", json!({"path": "a/b", "provider": spec}))),
+            "aws" => all.extend(
+                ["ECRAuthorizationToken", "STSSessionToken"]
+                    .map(|kind| (kind, json!({"region": "eu-west-1", "auth": spec["auth"]}))),
+            ),
+            "gcpsm" => all.push(("GCRAccessToken", json!({"projectID": "p", "auth": spec["auth"]}))),
+            "webhook" => all.push(("Webhook", spec.clone())),
+            _ => {}
+        }
+    }
+    let registry = |auth: Value| json!({"tenantId": "t", "registry": "x.azurecr.io", "auth": auth});
+    all.push((
+        "ACRAccessToken",
+        registry(json!({"servicePrincipal": {"secretRef": {"clientId": secret, "clientSecret": secret}}})),
+    ));
+    all.push(("ACRAccessToken", registry(json!({"workloadIdentity": {"serviceAccountRef": {"name": "mine"}}}))));
+    all
+}
+
+/// The fields of the generators that are served and that hold a namespace of Kubernetes: kind and path.
+fn fields_of_generators() -> BTreeSet<(String, String)> {
+    let text = std::fs::read_to_string(harness::root().join("e2e/contract/fields.tsv")).unwrap();
+    let rows = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
+    let served: BTreeSet<&str> = generators().into_iter().map(|(kind, _)| kind).collect();
+    let own = rows
+        .filter(|row| served.contains(row[0]) && row[2].starts_with("spec.") && row[2].ends_with(".namespace"))
+        .map(|row| (row[0].to_owned(), row[2].to_owned()));
+    // Its provider is a store's.
+    let vault =
+        fields().into_iter().filter_map(|path| Some(format!("spec.provider.{}", path.strip_prefix("spec.provider.vault.")?)));
+    own.chain(vault.map(|path| ("VaultDynamicSecret".to_owned(), path))).collect()
+}
+
+#[tokio::test]
+async fn no_reference_of_a_generator_leaves_its_namespace() {
+    let (world, victim) = with_victim().await;
+    let case = &world.case;
+    world.start().await;
+    let fields = fields_of_generators();
+    assert!(fields.len() > 35, "the contract was read: {}", fields.len());
+    let (mut tried, mut names) = (BTreeSet::new(), Vec::new());
+    for (kind, spec) in generators() {
+        let mut found = Vec::new();
+        references(&spec, "spec", "spec", &mut found);
+        for (path, pointer) in found {
+            let field = (kind.to_owned(), format!("{path}.namespace"));
+            if !fields.contains(&field) {
+                continue;
+            }
+            let mut spec = spec.clone();
+            let reference = spec.pointer_mut(&pointer).unwrap_or_else(|| panic!("{path} is at {pointer}"));
+            reference["name"] = json!("victim");
+            reference["namespace"] = json!(victim);
+            if kind == "VaultDynamicSecret" {
+                spec["controller"] = json!(case.name);
+            }
+            let name = format!("g{}", names.len());
+            let object = json!({"apiVersion": "generators.external-secrets.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+            case.apply(object).await.unwrap_or_else(|error| panic!("{kind} {path}: {error}"));
+            // The store says whose object it is, and is read first.
+            let data = json!([{"secretKey": "v", "remoteRef": {"key": "k"}}]);
+            let source = json!({"sourceRef": {"generatorRef": {"kind": kind, "name": name}}});
+            let reading = json!({"secretStoreRef": {"name": "own"}, "data": data, "dataFrom": [source]});
+            case.external_secret(&name, reading).await;
+            names.push((name, format!("{kind}: {path}")));
+            tried.insert(field);
+        }
+    }
+    case.apply_store("own", json!({"fake": {"data": [{"key": "k", "value": "v"}]}})).await;
+    let missing: Vec<_> = fields.difference(&tried).collect();
+    assert!(missing.is_empty(), "nobody tries {missing:#?}");
+    for (name, what) in &names {
+        let told = eventually(&format!("{what} is answered"), async || {
+            let conditions = case.objects().get(name).await.unwrap().status?.conditions;
+            conditions
+                .into_iter()
+                .find(|c| c.type_ == "Ready" && !c.message.as_deref().unwrap_or_default().contains("does not exist"))
+        })
+        .await;
+        let message = told.message.unwrap_or_default();
+        let on_gke_alone =
+            what.ends_with("auth.gcp.serviceAccountRef") || what.ends_with("auth.gcp.workloadIdentity.serviceAccountRef");
+        assert!(told.status == "False" && (message.contains(&victim) || on_gke_alone), "{what}: {} {message}", told.status);
+    }
+    nobody_went_there(world, &victim).await;
+}
+
+/// A PushSecret on the fake store `own`, or on others.
+async fn push(case: &Case, name: &str, stores: Value, selector: Value) {
+    let data = json!([{"match": {"secretKey": "k", "remoteRef": {"remoteKey": case.key(name)}}}]);
+    let spec = json!({"refreshInterval": "1h", "secretStoreRefs": stores, "selector": selector, "data": data});
+    case.apply(
+        json!({"apiVersion": "external-secrets.io/v1alpha1", "kind": "PushSecret", "metadata": {"name": name}, "spec": spec}),
+    )
+    .await
+    .unwrap();
+}
+
+async fn push_fails(case: &Case, name: &str, needle: &str) {
+    let api: kube::Api<lockstep_crds::PushSecret> = kube::Api::namespaced(case.client.clone(), &case.name);
+    let message = eventually(&format!("{name} is answered"), async || {
+        let conditions = api.get(name).await.unwrap().status?.conditions;
+        conditions.into_iter().find(|c| c.type_ == "Ready" && c.status == "False")?.message
+    })
+    .await;
+    assert!(message.contains(needle) && !message.contains("CANARY"), "{name}: {message}");
+}
+
+#[tokio::test]
+async fn labels_select_nothing_of_another_namespace_and_conditions_hold_for_pushes() {
+    let (case, other) = (Case::new("labels").await, Case::new("labels-victim").await);
+    let labels = json!({"team": other.name});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "theirs", "labels": labels}, "stringData": {"k": "CANARY-k"}});
+    other.apply(secret).await.unwrap();
+    let store = json!({"apiVersion": "external-secrets.io/v1", "kind": "SecretStore", "metadata": {"name": "theirs", "labels": labels},
+        "spec": {"provider": {"fake": {"data": []}}}});
+    other.apply(store).await.unwrap();
+    case.apply_store("own", json!({"fake": {"data": []}})).await;
+    case.apply_secret("mine", &[("k", "CANARY-mine")]).await;
+    let by_label = json!({"matchLabels": labels});
+    push(&case, "secrets", json!([{"name": "own"}]), json!({"secret": {"selector": by_label}})).await;
+    push_fails(&case, "secrets", &format!("no Secret of namespace {}", case.name)).await;
+    push(&case, "stores", json!([{"labelSelector": by_label}]), json!({"secret": {"name": "mine"}})).await;
+    let api: kube::Api<lockstep_crds::PushSecret> = kube::Api::namespaced(case.client.clone(), &case.name);
+    let status = eventually("what selects no store is answered", async || {
+        api.get("stores").await.unwrap().status.filter(|status| !status.conditions.is_empty())
+    })
+    .await;
+    assert!(status.synced_push_secrets.is_empty(), "{:?}", status.synced_push_secrets);
+    // A cluster store that admits another namespace alone takes nothing from this one.
+    let auth = json!({"tokenSecretRef": {"name": "vault-token", "namespace": other.name, "key": "token"}});
+    other.apply_secret("vault-token", &[("token", lockstep_e2e::vault::ROOT)]).await;
+    let vault = case.vault_at(&case.harness.vault.url, auth);
+    case.apply_cluster_store(&case.name, vault, json!([{"namespaces": [other.name]}])).await;
+    push(&case, "conditions", json!([{"name": case.name, "kind": "ClusterSecretStore"}]), json!({"secret": {"name": "mine"}}))
+        .await;
+    push_fails(&case, "conditions", "does not admit namespace").await;
+    assert_eq!(case.reads("conditions"), 0);
+    case.delete_cluster_store(&case.name).await;
+}
+
+#[tokio::test]
+async fn a_webhook_generator_uses_only_secrets_whose_owner_allows_it() {
+    let case = Case::new("hookgen").await;
+    case.apply_secret("unlabelled", &[("token", "CANARY-token")]).await;
+    let spec = json!({"url": "http://127.0.0.1:9/{{ .api.token }}", "result": {"jsonPath": "$"},
+        "secrets": [{"name": "api", "secretRef": {"name": "unlabelled"}}]});
+    case.apply(json!({"apiVersion": "generators.external-secrets.io/v1alpha1", "kind": "Webhook", "metadata": {"name": "hook"}, "spec": spec}))
+        .await
+        .unwrap();
+    let source = json!({"sourceRef": {"generatorRef": {"kind": "Webhook", "name": "hook"}}});
+    case.external_secret("app", json!({"secretStoreRef": null, "dataFrom": [source]})).await;
+    let message = case.failed("app", "external-secrets.io/type").await;
+    assert!(!message.contains("CANARY"), "{message}");
+}
+
+#[tokio::test]
+async fn two_namespaces_with_equal_stores_share_no_connection_and_no_read() {
+    let (one, two) = (Case::new("equal").await, Case::new("equal").await);
+    let (url, _, seen) = one.watched_vault();
+    one.put("app", json!({"p": "CANARY-p"})).await;
+    for case in [&one, &two] {
+        case.vault_store_at(&url).await;
+        case.store_is("vault", "True", "Valid", "").await;
+    }
+    assert!(seen.of("GET", "lookup-self").len() >= 2, "each is asked who it is");
+    let key = one.data("p", "app", "p");
+    let read = || seen.of("GET", &one.key("app")).len();
+    for (n, case) in [&one, &two].into_iter().enumerate() {
+        case.external_secret("app", json!({"data": [key]})).await;
+        case.secret_is("app", &[("p", "CANARY-p")]).await;
+        assert_eq!(read(), n + 1, "each reads for itself, though the other's answer is a moment old");
+    }
+    // Without its own credentials one has nothing, whatever the other has.
+    two.secrets().delete("vault-token", &Default::default()).await.unwrap();
+    two.external_secret("late", json!({"data": [key]})).await;
+    two.failed("late", "vault-token does not exist").await;
+    one.external_secret("late", json!({"data": [key]})).await;
+    one.secret_is("late", &[("p", "CANARY-p")]).await;
 }
