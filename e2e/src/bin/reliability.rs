@@ -3,9 +3,10 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a harness fails by panicking")]
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
-use lockstep_e2e::reliability::{Tally, crash, lies, stories};
+use lockstep_e2e::reliability::{Tally, crash, lies, soak, specs, stories};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -19,12 +20,17 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
   cargo reliability                       everything, about an hour on two cores
   cargo reliability -- --only crash       only the crashes
   cargo reliability -- --story lease      only stories whose name has this part
+  cargo soak 30                           half an hour of everything at once; ten minutes without a number
 
 Exit codes: 0 everything was survived, 1 something was not, 2 wrong usage."
 )]
 struct Args {
+    /// A walk of so many minutes instead: everything changes at random while both servers lie now and then, and memory and
+    /// descriptors must stay what they are.
+    #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "10")]
+    soak: Option<u64>,
     /// Only this class.
-    #[arg(long, value_name = "CLASS", value_parser = ["crash", "lies"])]
+    #[arg(long, value_name = "CLASS", value_parser = ["crash", "lies", "specs"])]
     only: Option<String>,
     /// Decides what is left to chance.
     #[arg(long, default_value_t = 1, value_name = "N")]
@@ -51,6 +57,14 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     let begun = std::time::Instant::now();
     let say = |text: &str| anstream::println!("{:>5} s  {text}", begun.elapsed().as_secs());
+    if let Some(minutes) = args.soak {
+        let (wrongs, samples) = soak::walk(Duration::from_secs(minutes * 60), args.seed, &say).await;
+        for wrong in &wrongs {
+            anstream::println!("{wrong}");
+        }
+        say(&format!("{} measurements, {} things are wrong", samples.len(), wrongs.len()));
+        return if wrongs.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let chosen: Vec<_> = stories::ALL.iter().copied().filter(|s| s.name.contains(&args.story)).collect();
     let wants = |class: &str| args.only.as_deref().is_none_or(|only| only == class);
     let mut all = Tally::default();
@@ -67,6 +81,11 @@ async fn main() -> ExitCode {
             rows.push(row(way, &tally, &format!("from {}", args.seed)));
             all.join(tally);
         }
+    }
+    if wants("specs") {
+        let tally = specs::everywhere(300, args.seed, &say).await;
+        rows.push(row("a spec changes to any other and back, broken ones among them", &tally, &format!("from {}", args.seed)));
+        all.join(tally);
     }
     say(&format!("{} cases, {} survived", all.tried, all.tried - all.failed.len()));
     for line in all.notes.iter().chain(&all.failed) {

@@ -5,6 +5,8 @@
 
 pub mod crash;
 pub mod lies;
+pub mod soak;
+pub mod specs;
 pub mod state;
 pub mod stories;
 pub mod watched;

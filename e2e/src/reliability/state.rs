@@ -67,7 +67,8 @@ async fn listed(api: &Api<DynamicObject>) -> Vec<(String, DynamicObject)> {
     items.into_iter().map(|o| (o.metadata.name.clone().unwrap_or_default(), o)).filter(|(n, _)| n != "kube-root-ca.crt").collect()
 }
 
-fn contents(kind: &str, object: &DynamicObject) -> Value {
+/// A Secret or a ConfigMap, without what differs from run to run.
+pub(super) fn contents(kind: &str, object: &DynamicObject) -> Value {
     let meta = &object.metadata;
     let data = object.data["data"].as_object().cloned().unwrap_or_default();
     let value = |(key, value): (String, Value)| {
@@ -97,7 +98,8 @@ fn contents(kind: &str, object: &DynamicObject) -> Value {
     })
 }
 
-fn status(object: &DynamicObject) -> Value {
+/// What an object says, without what differs from run to run.
+pub(super) fn status(object: &DynamicObject) -> Value {
     let status = &object.data["status"];
     let conditions: Vec<Value> = status["conditions"].as_array().cloned().unwrap_or_default();
     let told = conditions.iter().map(|c| json!([c["type"], c["status"], c["reason"], c["message"]]));

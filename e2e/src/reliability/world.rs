@@ -113,6 +113,11 @@ impl World {
         self.running.kill();
     }
 
+    /// The operator's process.
+    pub fn pid(&self) -> u32 {
+        self.running.pid.load(Ordering::SeqCst)
+    }
+
     /// How often it was started.
     pub fn starts(&self) -> usize {
         self.running.starts.load(Ordering::SeqCst)

@@ -2,7 +2,7 @@
 
 use lockstep_e2e::interposer::{Lie, Sort};
 use lockstep_e2e::reliability::world::{Making, World};
-use lockstep_e2e::reliability::{crash, lies, stories};
+use lockstep_e2e::reliability::{crash, lies, specs, stories};
 use serde_json::json;
 
 fn say(text: &str) {
@@ -58,4 +58,15 @@ async fn an_object_that_is_seen_before_its_store_is_not_told_that_this_does_not_
     assert_eq!((told("foreign"), told("ours")), (0, 1));
     assert!(world.api.lies() > 0, "stores were seen in time");
     world.end().await;
+}
+
+#[tokio::test]
+async fn a_spec_that_changes_to_any_other_and_back_leaves_what_a_new_object_has() {
+    let tally = specs::everywhere(45, 5, &say).await;
+    assert!(tally.failed.is_empty(), "{:#?}", tally.failed);
+    let count = |kind: &str| {
+        let note = tally.notes.iter().find(|note| note.ends_with(kind));
+        note.and_then(|note| note.split_whitespace().nth(1)?.parse::<usize>().ok()).unwrap_or(0)
+    };
+    assert!(count("both are served") >= 4 && count("can't be served") >= 4, "{:?}", tally.notes);
 }
