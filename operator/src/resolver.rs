@@ -25,8 +25,8 @@ use crate::metrics::Metrics;
 use crate::push_secret::plan::Given;
 use crate::refs::{RefKind, RefObject, Refs, THERE, User, generator_version, identity_version, set_version};
 
-/// On whose behalf references are read: a connection to a store, or a generator. Both public advisories on this kind of operator
-/// that leaked across tenants were a reference that did not go through here.
+/// On whose behalf references are read: a connection to a store, or a generator. Most public advisories on this kind of operator
+/// are a reference that did not go through a place like this (docs/reliability.md).
 pub trait Tenant: User {
     /// The namespace that a reference is read in; `named` is the one that stands there.
     ///

@@ -185,30 +185,31 @@ impl State {
         self.verdict(&key.namespace, stores, options)
     }
 
-    /// Whether stores can be used from a namespace.
+    /// Whether stores can be used from a namespace. Of several the first that is there says whose they are, so that two operators
+    /// never speak of one object.
     pub fn verdict(&self, namespace: &Arc<str>, stores: impl Iterator<Item = StoreKey>, options: &Options) -> StoreVerdict {
         let inner = self.lock();
-        let (mut foreign, mut ours, mut why) = (Vec::new(), 0, None);
+        let (mut foreign, mut is_ours, mut why) = (None, None, None);
         for store in stores {
             let Some(entry) = inner.stores.get(&store) else {
-                ours += 1;
                 why = why.or_else(|| Some(missing_store(&store, options)));
                 continue;
             };
-            if !store::plan::is_ours(&entry.view.spec, &options.controller_class) {
-                foreign.push(store);
+            let ours = store::plan::is_ours(&entry.view.spec, &options.controller_class);
+            is_ours.get_or_insert(ours);
+            if !ours {
+                foreign.get_or_insert(store);
                 continue;
             }
-            ours += 1;
             let labels = inner.namespaces.get(namespace);
             if store.namespace.is_none() && !admits(&entry.view.spec.conditions, namespace, labels) {
                 why = why
                     .or_else(|| Some(format!("{store} does not admit namespace {namespace}: its spec.conditions name others")));
             }
         }
-        match (foreign.first(), ours) {
+        match (foreign, is_ours) {
             (None, _) => why.map_or(StoreVerdict::Usable, StoreVerdict::Unusable),
-            (Some(_), 0) => StoreVerdict::Foreign,
+            (Some(_), Some(false)) => StoreVerdict::Foreign,
             (Some(other), _) => {
                 StoreVerdict::Unusable(format!("{other} has another controller class than {}", options.controller_class))
             }
@@ -222,12 +223,11 @@ impl State {
         stores.filter(|store| watched(store) && !inner.stores.contains_key(store)).collect()
     }
 
-    /// Whether all of some stores are another operator's; no store is nobody's.
-    pub fn are_foreign(&self, stores: impl Iterator<Item = StoreKey>, class: &str) -> bool {
+    /// Whether an object of these stores is another operator's: that of the first which is there.
+    pub fn are_foreign(&self, mut stores: impl Iterator<Item = StoreKey>, class: &str) -> bool {
         let inner = self.lock();
-        let mut stores = stores.peekable();
-        let foreign = |key: StoreKey| inner.stores.get(&key).is_some_and(|s| !store::plan::is_ours(&s.view.spec, class));
-        stores.peek().is_some() && stores.all(foreign)
+        let first = stores.find_map(|key| inner.stores.get(&key));
+        first.is_some_and(|store| !store::plan::is_ours(&store.view.spec, class))
     }
 
     /// Whether one of an object's stores is read as the namespace that uses it.

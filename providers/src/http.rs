@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use lockstep_crds::meta::CaProvider;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Url};
@@ -15,7 +16,7 @@ use rustls::client::Resumption;
 use rustls_platform_verifier::BuilderVerifierExt;
 use zeroize::Zeroizing;
 
-use crate::egress::{Egress, refusal};
+use crate::egress::{Egress, Refused, refusal};
 use crate::registry::Options;
 use crate::{Error, Resolver, Result, SecretBytes};
 
@@ -108,7 +109,7 @@ pub(crate) fn builder(field: &str, tls: Tls, options: &Options) -> Result<Client
         .redirect(redirects)
         .no_proxy();
     if !tls.anywhere {
-        builder = builder.dns_resolver(Guard(options.egress.clone()));
+        builder = builder.dns_resolver(Guard { egress: options.egress.clone(), lookup: system() });
     }
     match tls {
         Tls { authorities: None, identity: None, .. } if options.authorities.is_empty() => {
@@ -135,32 +136,61 @@ pub(crate) fn build(field: &str, builder: ClientBuilder) -> Result<Client> {
     builder.build().map_err(wrong)
 }
 
-/// Resolves names with the system's resolver, and gives out only addresses that may be reached.
-struct Guard(Arc<Egress>);
+/// What asks for a name's addresses.
+type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+/// The system's resolver.
+fn system() -> Lookup {
+    Arc::new(|name| Box::pin(async move { Ok(tokio::net::lookup_host((name.as_str(), 0)).await?.collect()) }))
+}
+
+/// Why a name has no address to connect to.
+#[derive(Debug, thiserror::Error)]
+enum NoAddress {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Unknown(#[from] std::io::Error),
+}
+
+/// The addresses of a name that may be reached, by one question to the resolver: what is judged is what is connected to.
+async fn addresses(egress: &Egress, name: &str, lookup: &Lookup) -> std::result::Result<Vec<SocketAddr>, NoAddress> {
+    let found = match egress.place(name) {
+        Some(address) => vec![SocketAddr::new(address, 0)],
+        None => {
+            egress.check_name(name)?;
+            lookup(name.to_owned()).await?
+        }
+    };
+    let mut refused = None;
+    let mut allowed = Vec::with_capacity(found.len());
+    for found in found {
+        match egress.check(name, found.ip()) {
+            Ok(()) => allowed.push(found),
+            Err(why) => refused = Some(why),
+        }
+    }
+    match refused {
+        Some(why) if allowed.is_empty() => Err(why.into()),
+        _ => Ok(allowed),
+    }
+}
+
+/// Gives a client only addresses that may be reached.
+struct Guard {
+    egress: Arc<Egress>,
+    lookup: Lookup,
+}
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
-        let egress = self.0.clone();
+        let (egress, lookup) = (self.egress.clone(), self.lookup.clone());
         Box::pin(async move {
-            let mut allowed: Vec<SocketAddr> = Vec::new();
-            let mut refused = None;
-            let found: Vec<SocketAddr> = match egress.place(name.as_str()) {
-                Some(address) => vec![SocketAddr::new(address, 0)],
-                None => {
-                    egress.check_name(name.as_str())?;
-                    tokio::net::lookup_host((name.as_str(), 0)).await?.collect()
-                }
-            };
-            for found in found {
-                match egress.check(name.as_str(), found.ip()) {
-                    Ok(()) => allowed.push(found),
-                    Err(why) => refused = Some(why),
-                }
-            }
-            match refused {
-                Some(why) if allowed.is_empty() => Err(why.into()),
-                _ => Ok(Box::new(allowed.into_iter()) as Addrs),
-            }
+            let found = addresses(&egress, name.as_str(), &lookup).await.map_err(|why| match why {
+                NoAddress::Refused(refused) => Box::<dyn std::error::Error + Send + Sync>::from(refused),
+                NoAddress::Unknown(error) => error.into(),
+            })?;
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }
@@ -186,22 +216,14 @@ pub(crate) async fn reach(field: &str, host: &str, port: u16, options: &Options)
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let attempt = async {
         let unreachable = |error: std::io::Error| Error::unreachable(format!("{host}:{port} can't be reached ({error})"));
+        let found = addresses(&options.egress, bare, &system()).await.map_err(|why| match why {
+            NoAddress::Refused(why) => Error::invalid(field, format!("{host} {why}")),
+            NoAddress::Unknown(error) => unreachable(error),
+        })?;
         let mut failure = Error::unreachable(format!("{host} means no address"));
-        let found: Vec<SocketAddr> = match options.egress.place(bare) {
-            Some(address) => vec![SocketAddr::new(address, port)],
-            None => {
-                options.egress.check_name(bare).map_err(|refused| Error::invalid(field, format!("{host} {refused}")))?;
-                tokio::net::lookup_host((bare, port)).await.map_err(unreachable)?.collect()
-            }
-        };
         // All at once: one address that drops what comes must not use up the others' time.
-        let mut attempts = futures::stream::FuturesUnordered::new();
-        for found in found {
-            match options.egress.check(bare, found.ip()) {
-                Err(why) => failure = Error::invalid(field, format!("{host} {why}")),
-                Ok(()) => attempts.push(tokio::net::TcpStream::connect(found)),
-            }
-        }
+        let connect = |found: SocketAddr| tokio::net::TcpStream::connect(SocketAddr::new(found.ip(), port));
+        let mut attempts: futures::stream::FuturesUnordered<_> = found.into_iter().map(connect).collect();
         while let Some(attempt) = attempts.next().await {
             match attempt {
                 Ok(_) => return Ok(()),
@@ -371,5 +393,69 @@ mod tests {
         assert!(!Room(0).holds(8 << 20) && small.holds(FREE), "small ones are never refused");
         drop(all);
         assert!(Room(0).holds(8 << 20));
+    }
+
+    /// Answers every connection, and counts them.
+    async fn server(address: &str, port: u16) -> Option<(u16, Arc<AtomicUsize>, tokio::task::JoinHandle<()>)> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind((address, port)).await.ok()?;
+        let port = listener.local_addr().unwrap().port();
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let serving = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").await;
+            }
+        });
+        Some((port, count, serving))
+    }
+
+    #[tokio::test]
+    async fn a_name_that_means_another_address_a_moment_later_gains_nothing() {
+        // Both on one port: the name alone decides.
+        let (port, allowed, serving) = server("127.0.0.1", 0).await.unwrap();
+        let (_, forbidden, _) = server("127.0.0.2", port).await.expect("the same port of another address");
+        let of = |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|t| format!("{t}:0").parse().unwrap()).collect() };
+        let answers = std::sync::Mutex::new(vec![
+            of(&["127.0.0.2", "127.0.0.1"]),
+            of(&["127.0.0.2", "127.0.0.1"]),
+            of(&["127.0.0.2"]),
+            of(&["127.0.0.1"]),
+        ]);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let lookup: Lookup = Arc::new(move |name| {
+            assert_eq!(name, "rebound.example");
+            counted.fetch_add(1, Ordering::SeqCst);
+            let answer = answers.lock().unwrap().pop().unwrap();
+            Box::pin(async move { Ok(answer) })
+        });
+        let egress = Arc::new(Egress { only: vec!["127.0.0.1".parse().unwrap()], ..Egress::default() });
+        let client = Client::builder().no_proxy().dns_resolver(Guard { egress, lookup }).build().unwrap();
+        let url = format!("http://rebound.example:{port}/");
+        let get = async || client.get(&url).send().await;
+        assert!(get().await.is_ok());
+        let error = get().await.unwrap_err();
+        assert!(refusal(&error).is_some_and(|why| why.to_string().contains("127.0.0.2")), "{error:?}");
+        assert!(get().await.is_ok(), "the one of both that may be reached");
+        serving.abort();
+        assert!(serving.await.is_err_and(|ended| ended.is_cancelled()));
+        let error = get().await.unwrap_err();
+        assert!(error.is_connect(), "not even when the other does not answer: {error:?}");
+        assert_eq!((asked.load(Ordering::SeqCst), allowed.load(Ordering::SeqCst)), (4, 2), "one question a connection");
+        assert_eq!(forbidden.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_flag_names_is_not_looked_up_and_what_it_leaves_out_neither() {
+        let lookup: Lookup = Arc::new(|name| panic!("{name} was looked up"));
+        let placed = Egress { places: vec!["a.example=127.0.0.1".parse().unwrap()], ..Egress::default() };
+        assert_eq!(addresses(&placed, "a.example", &lookup).await.unwrap(), ["127.0.0.1:0".parse().unwrap()]);
+        let named = Egress { only: vec!["b.example".parse().unwrap()], ..Egress::default() };
+        assert!(matches!(addresses(&named, "value.evil.example", &lookup).await, Err(NoAddress::Refused(_))));
+        let to_metadata = Egress { places: vec!["a.example=169.254.169.254".parse().unwrap()], ..Egress::default() };
+        assert!(matches!(addresses(&to_metadata, "a.example", &lookup).await, Err(NoAddress::Refused(_))));
     }
 }

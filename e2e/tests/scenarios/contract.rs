@@ -107,6 +107,53 @@ fn every_statement_of_the_contract_names_its_scenarios() {
     }
 }
 
+/// Last parts of the paths that name something, or that decide whose identity is used.
+const NAMING: [&str; 12] = [
+    "name",
+    "namespace",
+    "auth",
+    "authType",
+    "identityId",
+    "remoteNamespace",
+    "namespaces[]",
+    "namespaceSelector",
+    "namespaceSelectors[]",
+    "namespaceRegexes[]",
+    "labelSelector",
+    "selector",
+];
+
+#[test]
+fn every_field_that_names_something_names_the_scenario_that_keeps_tenants_apart() {
+    let mut known = BTreeSet::new();
+    tests(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios"), "", &mut known);
+    let fields = read("fields.tsv");
+    let naming = |path: &str| path.starts_with("spec.") && NAMING.contains(&path.rsplit('.').next().unwrap_or_default());
+    let expected: BTreeSet<(String, String)> = rows(&fields)
+        .iter()
+        .filter(|row| naming(row["path"]))
+        .map(|row| (row["kind"].to_owned(), row["path"].to_owned()))
+        .collect();
+    assert!(expected.len() > 400, "the contract was read: {}", expected.len());
+    let table = read("references.tsv");
+    let table: String = table.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    let mut found = BTreeSet::new();
+    for row in rows(&table) {
+        let field = (row["kind"].to_owned(), row["field"].to_owned());
+        assert!(!row["names"].is_empty() && !row["scenarios"].is_empty(), "{field:?} has no scenario");
+        for scenario in row["scenarios"].split(' ') {
+            assert!(known.contains(scenario), "{scenario} is no scenario, for {field:?}");
+        }
+        assert!(found.insert(field.clone()), "{field:?} is there twice");
+    }
+    let missing: Vec<_> = expected.difference(&found).collect();
+    let more: Vec<_> = found.difference(&expected).collect();
+    assert!(
+        missing.is_empty() && more.is_empty(),
+        "references.tsv lacks {missing:#?} and has {more:#?} that the contract has not"
+    );
+}
+
 type Fields<'a> = BTreeMap<String, &'a JSONSchemaProps>;
 
 fn walk<'a>(path: String, schema: &'a JSONSchemaProps, fields: &mut Fields<'a>) {

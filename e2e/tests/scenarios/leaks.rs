@@ -3,10 +3,11 @@
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, DynamicObject};
 use lockstep_e2e::canary;
-use lockstep_e2e::harness::eventually;
+use lockstep_e2e::harness::{self, eventually};
 use lockstep_e2e::vault::ROOT;
 use serde_json::json;
 
+use crate::push::Pushing;
 use lockstep_e2e::case::Case;
 
 #[tokio::test]
@@ -73,6 +74,75 @@ async fn a_canary_in_vault_is_in_no_log_at_trace_no_event_no_status_and_no_metri
     }
     // The shared operator, which serves every other scenario at TRACE, has said none of their values either.
     assert!(!case.shared_operator().process.output().contains("CANARY"));
+}
+
+#[tokio::test]
+async fn a_canary_that_is_pushed_is_in_no_log_no_event_no_status_and_no_metric() {
+    let case = Case::with_own_class("canarypush").await;
+    let operator = case.own_operator("a", &[]);
+    operator.wait_working();
+    let on = Pushing::of(case).await;
+    let case = &on.0;
+    let canary = "CANARY-5e2a";
+    case.apply_secret("source", &[("user", canary), ("json", &json!({"in": canary}).to_string())]).await;
+    let to = |name: &str, property: &str| json!({"match": {"secretKey": "user", "remoteRef": {"remoteKey": on.key(name), "property": property}}});
+    on.push("good", json!({"data": [to("good", "user")], "deletionPolicy": "Delete"})).await;
+    on.is("good", "True", "Synced", "").await;
+    // Each failure goes through other code, and could quote what it met.
+    let template = |text: &str| json!({"data": [to("bad", "p")], "template": {"data": {"user": text}}});
+    let mut missing = to("bad", "p");
+    missing["match"]["secretKey"] = json!("absent");
+    case.put("theirs", json!({"p": "somebody's"})).await;
+    let by_rule = |rewrite: serde_json::Value| json!({"dataTo": [{"storeRef": {"name": "vault"}, "rewrite": [rewrite]}]});
+    for (name, spec, needle) in [
+        ("missing", json!({"data": [missing]}), "has no key absent"),
+        ("foreign", json!({"data": [to("theirs", "p")]}), "is not managed by external-secrets"),
+        ("fails", template("{{ fail .user }}"), "template"),
+        ("parses", template("{{ (fromJson .user).x }}"), "template"),
+        ("counts", template("{{ index .user 999 }}"), "template"),
+        ("twice", json!({"data": [to("twice", "p"), to("twice", "p")]}), "twice"),
+        ("rule", by_rule(json!({"transform": {"template": "{{ fail .value }}"}})), "dataTo[0]"),
+        ("clash", by_rule(json!({"regexp": {"source": ".*", "target": on.key("clash")}})), "clash"),
+    ] {
+        on.push(name, spec).await;
+        on.is(name, "False", "Errored", needle).await;
+    }
+    // A token that the provider refuses is a value too, and so is what a store echoes.
+    case.apply_secret("wrong-token", &[("token", "CANARY-5e2a-token")]).await;
+    let wrong = json!({"tokenSecretRef": {"name": "wrong-token", "key": "token"}});
+    case.apply_store("wrong", case.vault_at(&case.harness.vault.url, wrong)).await;
+    on.push("refused", json!({"secretStoreRefs": [{"name": "wrong"}], "data": [to("refused", "p")]})).await;
+    on.is("refused", "False", "Errored", "").await;
+    // It changes, and goes.
+    case.apply_secret("source", &[("user", "CANARY-5e2a-2"), ("json", "{}")]).await;
+    eventually("the new value arrives", async || {
+        let data = case.harness.vault.read(&format!("secret/data/{}", on.key("good"))).await["data"]["data"].clone();
+        (data["user"] == "CANARY-5e2a-2").then_some(())
+    })
+    .await;
+    let metrics = operator.metrics().await;
+    let log = operator.process.output();
+    assert!(log.contains("push failed"), "the log tells what failed");
+    let mut said = vec![("log".to_owned(), log), ("metrics".to_owned(), metrics)];
+    for (place, version, kind) in [
+        ("status", "external-secrets.io/v1alpha1", "PushSecret"),
+        ("status of the store", "external-secrets.io/v1", "SecretStore"),
+        ("event", "events.k8s.io/v1", "Event"),
+    ] {
+        let api = harness::api_of(&case.client, Some(&case.name), &json!({"apiVersion": version, "kind": kind}));
+        let all = api.list(&Default::default()).await.unwrap().items;
+        assert!(!all.is_empty(), "there is a {place}");
+        said.extend(
+            all.iter().map(|object| {
+                (place.to_owned(), if kind == "Event" { &object.data } else { &object.data["status"] }.to_string())
+            }),
+        );
+    }
+    for (place, text) in &said {
+        for secret in [canary, ROOT] {
+            assert_eq!(canary::find(text.as_bytes(), secret.as_bytes()), None, "the canary is in the {place}: {text}");
+        }
+    }
 }
 
 /// Everything that a process has in its memory and may read itself, piece by piece.

@@ -64,9 +64,14 @@ async fn an_object_that_is_seen_before_its_store_is_not_told_that_this_does_not_
 async fn a_spec_that_changes_to_any_other_and_back_leaves_what_a_new_object_has() {
     let tally = specs::everywhere(45, 5, &say).await;
     assert!(tally.failed.is_empty(), "{:#?}", tally.failed);
-    let count = |kind: &str| {
-        let note = tally.notes.iter().find(|note| note.ends_with(kind));
-        note.and_then(|note| note.split_whitespace().nth(1)?.parse::<usize>().ok()).unwrap_or(0)
+    let count = |title: &str, kind: &str| {
+        let note = tally.notes.iter().find(|note| note.starts_with(&format!("specs of {title}: ")) && note.ends_with(kind));
+        note.and_then(|note| note.split_whitespace().nth(3)?.parse::<usize>().ok()).unwrap_or(0)
     };
-    assert!(count("both are served") >= 4 && count("can't be served") >= 4, "{:?}", tally.notes);
+    for (title, least) in [("ExternalSecret", 4), ("PushSecret", 1), ("SecretStore", 1), ("ClusterExternalSecret", 1)] {
+        let (served, not) = (count(title, "both are served"), count(title, "can't be served"));
+        assert!(served >= least && not >= least, "{title}: {served}, {not}: {:?}", tally.notes);
+    }
+    let generated: usize = ["Password", "SSHKey", "UUID", "Fake"].into_iter().map(|kind| count(kind, "both are served")).sum();
+    assert!(generated >= 4, "{:?}", tally.notes);
 }

@@ -209,6 +209,38 @@ async fn a_store_and_an_object_of_another_class_are_left_alone() {
 }
 
 #[tokio::test]
+async fn of_stores_of_two_classes_the_first_that_is_there_says_whose_operator_speaks() {
+    let case = Case::with_own_class("classes").await;
+    let provider = json!({"fake": {"data": [{"key": "k", "value": "CANARY-v"}]}});
+    case.apply_store("own", provider.clone()).await;
+    let shared = json!({"apiVersion": "external-secrets.io/v1", "kind": "SecretStore", "metadata": {"name": "shared"}, "spec": {"provider": provider}});
+    case.apply(shared).await.unwrap();
+    let operator = case.own_operator("a", &[]);
+    operator.wait_working();
+    let plain = json!({"secretKey": "v", "remoteRef": {"key": "k"}});
+    let of = |first: &str, second: &str| {
+        let other = json!({"secretKey": "w", "remoteRef": {"key": "k"}, "sourceRef": {"storeRef": {"name": second}}});
+        json!({"secretStoreRef": {"name": first}, "data": [plain, other]})
+    };
+    case.external_secret("ours", of("own", "shared")).await;
+    case.external_secret("theirs", of("shared", "own")).await;
+    case.external_secret("lacking", of("nowhere", "own")).await;
+    let class = case.class.clone().unwrap();
+    let ours = case.failed("ours", &format!("has another controller class than {class}")).await;
+    let theirs = case.failed("theirs", "has another controller class than default").await;
+    let lacking = case.failed("lacking", "nowhere does not exist").await;
+    // Both have seen all of it once each has served what was made after it.
+    for (name, store) in [("later-own", "own"), ("later-shared", "shared")] {
+        case.external_secret(name, json!({"secretStoreRef": {"name": store}, "data": [plain]})).await;
+        case.synced(name).await;
+    }
+    for (name, message) in [("ours", ours), ("theirs", theirs), ("lacking", lacking)] {
+        assert_eq!(case.ready_of(name).await.unwrap().message, message, "nobody else speaks of {name}");
+        assert_eq!(case.events(name).await.values().sum::<usize>(), 1, "one operator tells of {name}");
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_provider_survives_and_is_named_unless_somebody_else_serves_it() {
     let case = Case::new("unknown").await;
     case.apply_store("acme", json!({"acme": {"url": "https://acme.example", "deep": {"kept": [1, 2]}}})).await;
