@@ -1,13 +1,13 @@
-# A static binary on an empty base: no shell, no package manager, no user but nobody's.
-FROM rust:1.95-alpine AS build
-RUN apk add --no-cache musl-dev cmake make perl clang ca-certificates
+# A static binary on an empty base: no shell, no package manager, no user but nobody's. It is the binary of release/build.
+FROM rust:1.95-bookworm AS build
+RUN apt-get update && apt-get install --yes --no-install-recommends musl-tools cmake clang perl python3
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --package lockstep --bin lockstep
+RUN release/build /out
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build /src/target/release/lockstep /lockstep
+COPY --from=build /out/lockstep /lockstep
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 USER 65532:65532
 ENTRYPOINT ["/lockstep"]

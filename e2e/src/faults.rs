@@ -36,6 +36,10 @@ pub enum Fault {
     Change(Arc<dyn Fn(Value) -> Value + Send + Sync>),
     /// The answer has a header more.
     Header(&'static str, &'static str),
+    /// An answer that says that all is well, with these bytes.
+    Body(&'static [u8]),
+    /// The answer is whole as HTTP goes, and has only the first half of its body.
+    Half,
 }
 
 type When = Arc<dyn Fn(&Parts, &Bytes) -> bool + Send + Sync>;
@@ -188,6 +192,13 @@ async fn disturb(State(faults): State<Faults>, request: Request, next: Next) -> 
             let mut response = next.run(request).await;
             response.headers_mut().insert(name, HeaderValue::from_static(value));
             response
+        }
+        Some(Fault::Body(bytes)) => (StatusCode::OK, [("content-type", "application/json")], bytes).into_response(),
+        Some(Fault::Half) => {
+            let (mut parts, body) = next.run(request).await.into_parts();
+            let bytes = axum::body::to_bytes(body, 16 << 20).await.unwrap_or_default();
+            parts.headers.remove("content-length");
+            Response::from_parts(parts, Body::from(bytes.slice(..bytes.len() / 2)))
         }
         Some(Fault::Change(change)) => {
             let (mut parts, body) = next.run(request).await.into_parts();

@@ -130,10 +130,11 @@ pub fn times(bytes: &[u8]) {
 /// A path into a target of another kind, and what is put there.
 pub fn target_path(bytes: &[u8]) {
     let [path, value, rest] = parts(bytes);
+    let named = path.contains(CANARY) || rest.contains(CANARY);
     let Ok(path) = manifest::Path::parse(&path) else { return };
     let mut object = serde_json::from_str(&rest).unwrap_or_else(|_| json!({"apiVersion": "v1", "kind": "X", "metadata": {}}));
     let mut room = 10_000;
-    path.put(&mut object, json!(value), &mut room).err().iter().filter(|_| !rest.contains(CANARY)).for_each(|e| tells_nothing(e));
+    path.put(&mut object, json!(value), &mut room).err().iter().filter(|_| !named).for_each(|e| tells_nothing(e));
 }
 
 /// A manifest in JSON, as the admission webhook and `lockstep` itself take it.

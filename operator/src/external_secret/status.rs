@@ -68,6 +68,17 @@ pub enum Retry {
     After(Duration),
 }
 
+impl Retry {
+    /// How many failures there were in a row, with this one: whoever says when to come again, or why not to, is there, and a
+    /// back-off begins anew after it.
+    pub const fn in_a_row(self, before: u32) -> u32 {
+        match self {
+            Self::Backoff | Self::Now => before.saturating_add(1),
+            Self::After(_) | Self::AtInterval => 1,
+        }
+    }
+}
+
 /// First wait after a failure that may pass.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Longest wait after a failure that may pass.
@@ -209,7 +220,7 @@ pub fn report(
         }
         Outcome::Failed(failure) => {
             next.sync_errors += 1;
-            next.failures = next.failures.saturating_add(1);
+            next.failures = failure.retry.in_a_row(next.failures);
             next.retry = Some(failure.retry);
             next.category = failure.category;
             let message = clip(failure.message);
@@ -443,6 +454,10 @@ mod tests {
         assert!(waits[0] <= 1.0 && waits[3] > 5.0 && waits[3] <= 8.0, "{waits:?}");
         assert!(waits[11] > 300.0 && waits[11] <= 420.0, "{waits:?}");
         assert_eq!(tell(&memo, synced(Change::None), at(20)).memo.failures, 0);
+        // A provider that says when to come again is there: what fails after it is tried again soon.
+        let slow = Error::Throttled { retry_after: Some(Duration::from_secs(5)), message: "x".into() };
+        let told = tell(&memo, failed(slow), at(21)).memo;
+        assert!(wait_of(tell(&told, failed(Error::unavailable("x")), at(22)).requeue) <= 2.0);
     }
 
     #[test]

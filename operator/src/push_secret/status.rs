@@ -65,7 +65,7 @@ pub fn report(
             (true, SYNCED.to_owned(), event, (if written > 0 { "synced" } else { "unchanged" }, ""))
         }
         Outcome::Failed(failure) => {
-            next.failures = next.failures.saturating_add(1);
+            next.failures = failure.retry.in_a_row(next.failures);
             next.retry = Some(failure.retry);
             let message = clip(failure.message);
             let news = memo.ready != Some(false) || memo.message.as_deref() != Some(&message);
@@ -88,6 +88,7 @@ fn after(retry: Retry, settings: Option<&Settings>, memo: &Memo, now: Timestamp)
     match retry {
         Retry::AtInterval => settings.map(|s| Requeue::Turn(s.next_try(now))),
         Retry::After(wait) => Some(Requeue::After(wait + wait / 8 + Duration::from_millis(100))),
+        Retry::Now if memo.failures <= 2 => Some(Requeue::After(Duration::from_millis(50))),
         Retry::Now | Retry::Backoff => {
             let exponent = memo.failures.saturating_sub(1).min(20);
             Some(Requeue::After(BACKOFF.0.saturating_mul(1 << exponent).min(BACKOFF.1)))
@@ -191,6 +192,16 @@ mod tests {
         assert_eq!(failed.patch.unwrap()["status"]["conditions"][0]["message"], "no");
         assert_eq!(failed.memo.refreshed, again.memo.refreshed, "what is in place stays told");
         assert!(matches!(failed.requeue, Some(Requeue::After(wait)) if wait == Duration::from_secs(1)));
+        // However often a provider asked for time, a conflict is tried again at once, and what fails after it soon.
+        let mut memo = failed.memo;
+        for second in 62..72 {
+            let slow = Failure { retry: Retry::After(Duration::from_secs(5)), ..Failure::rejected("slow".into()) };
+            memo = tell(&memo, Outcome::Failed(slow), second).memo;
+        }
+        for (retry, most) in [(Retry::Now, Duration::from_millis(50)), (Retry::Backoff, Duration::from_secs(2))] {
+            let next = tell(&memo, Outcome::Failed(Failure { retry, ..Failure::rejected("no".into()) }), 80);
+            assert!(matches!(next.requeue, Some(Requeue::After(wait)) if wait <= most), "{:?}", next.requeue);
+        }
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl ParameterStore {
                 request.send().await.map_err(|error| failure(&what, self.region(), &error))
             };
             let answer = self.caller.call(list).await?;
-            for parameter in answer.parameters() {
+            for parameter in answer.parameters.as_deref().ok_or_else(no_list)? {
                 let Some(name) = parameter.name().filter(|name| query.admits_name(name)) else { continue };
                 let value = SecretBytes::from(parameter.value().unwrap_or_default());
                 found.extend(self.found(name, Some(Arc::new(Payload::Bytes(value)))));
@@ -205,7 +205,8 @@ impl ParameterStore {
                 request.send().await.map_err(|error| failure("DescribeParameters", self.region(), &error))
             };
             let answer = self.caller.call(list).await?;
-            let names = answer.parameters().iter().filter_map(|parameter| parameter.name());
+            let all = answer.parameters.as_deref().ok_or_else(no_list)?;
+            let names = all.iter().filter_map(|parameter| parameter.name());
             found.extend(names.filter(|name| query.admits_name(name)).filter_map(|name| self.found(name, None)));
             match answer.next_token {
                 Some(token) if !token.is_empty() => next = Some(token),
@@ -296,6 +297,11 @@ impl ParameterStore {
         };
         self.caller.call(delete).await.map(|()| Deleted::Done)
     }
+}
+
+/// An empty list is one; an answer without any, such as an empty body of whatever stands between, is none.
+fn no_list() -> Error {
+    Error::unavailable("the answer holds no list, and is not one of AWS Parameter Store")
 }
 
 fn left_out(name: &str) -> Error {

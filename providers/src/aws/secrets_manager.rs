@@ -44,12 +44,18 @@ struct Version {
 }
 
 impl Version {
-    fn new(arn: Option<&str>, id: Option<&str>, text: Option<String>, binary: Option<Blob>) -> Self {
+    /// An answer without ARN and version, such as an empty body of whatever stands between, says nothing of what is there.
+    fn new(arn: Option<&str>, id: Option<&str>, text: Option<String>, binary: Option<Blob>) -> Result<Self> {
         let value = text.map(SecretBytes::from).or_else(|| binary.map(|blob| SecretBytes::new(blob.into_inner())));
-        Self { arn: arn.unwrap_or_default().to_owned(), id: id.unwrap_or_default().to_owned(), value }
+        match (arn, id) {
+            (Some(arn), Some(id)) if !arn.is_empty() && !id.is_empty() => {
+                Ok(Self { arn: arn.to_owned(), id: id.to_owned(), value })
+            }
+            _ => Err(incomplete("names no version")),
+        }
     }
 
-    fn of(entry: &SecretValueEntry) -> Self {
+    fn of(entry: &SecretValueEntry) -> Result<Self> {
         let (text, binary) = (entry.secret_string().map(str::to_owned), entry.secret_binary().cloned());
         Self::new(entry.arn(), entry.version_id(), text, binary)
     }
@@ -58,12 +64,16 @@ impl Version {
         // The id alone is not enough: a secret that is made anew can get the same, its ARN gets another ending.
         let ending = self.arn.rsplit('-').next().unwrap_or_default();
         let at = format!("{}@{ending}", self.id);
-        if want.seen.as_deref() == Some(&at) && !self.id.is_empty() {
+        if want.seen.as_deref() == Some(&at) {
             return Ok(Fetched::Unchanged);
         }
         let value = self.value.ok_or_else(|| Error::NotFound("AWS has this version without a value".into()))?;
         Ok(Fetched::Value { payload: Arc::new(Payload::Bytes(value)), version: Some(at.into()) })
     }
+}
+
+fn incomplete(what: &str) -> Error {
+    Error::unavailable(format!("the answer {what}, and is not one of AWS Secrets Manager"))
 }
 
 impl SecretsManager {
@@ -139,7 +149,7 @@ impl SecretsManager {
                 let mut values = answer.secret_values().iter();
                 let mut errors = answer.errors().iter();
                 if let Some(entry) = values.find(|e| means(id, e.name(), e.arn())) {
-                    found.push((id.clone(), Ok(Arc::new(Version::of(entry)))));
+                    found.push((id.clone(), Version::of(entry).map(Arc::new)));
                 } else if let Some(error) = errors.find(|e| means(id, e.secret_id(), e.secret_id())) {
                     let what = format!("GetSecretValue of {id}");
                     let (code, message) = (error.error_code().unwrap_or_default(), error.message().unwrap_or_default());
@@ -169,7 +179,7 @@ impl SecretsManager {
     async fn read_one(&self, id: &str, version: Option<String>, stage: Option<String>) -> Result<Version> {
         let request = self.client.get_secret_value().secret_id(id).set_version_id(version).set_version_stage(stage);
         let answer = request.send().await.map_err(|error| failure(&format!("GetSecretValue of {id}"), self.region(), &error))?;
-        Ok(Version::new(answer.arn.as_deref(), answer.version_id.as_deref(), answer.secret_string, answer.secret_binary))
+        Version::new(answer.arn.as_deref(), answer.version_id.as_deref(), answer.secret_string, answer.secret_binary)
     }
 
     async fn tags(&self, want: &Want) -> Result<Fetched> {
@@ -211,7 +221,7 @@ impl SecretsManager {
                 request.send().await.map_err(|error| failure("ListSecrets", self.region(), &error))
             };
             let answer = self.caller.call(list).await?;
-            for secret in answer.secret_list() {
+            for secret in answer.secret_list.as_deref().ok_or_else(|| incomplete("holds no list"))? {
                 let Some(name) = secret.name().filter(|name| name.starts_with(path) && query.admits_name(name)) else { continue };
                 let tag = |key: &str| secret.tags().iter().filter_map(pair).find(|(k, _)| *k == key).map(|(_, value)| value);
                 if secret.deleted_date().is_none() && query.admits_tags(tag) {

@@ -13,6 +13,7 @@ use azure_core::http::headers::Headers;
 use azure_core::http::{AsyncRawResponse, Body, ClientOptions, HttpClient, Request, RetryOptions, Transport};
 use reqwest::{Client, Method, Url};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
 use super::FIELD;
@@ -41,6 +42,13 @@ pub(super) struct Carrier {
     peer: Peer,
     /// What no message may repeat.
     secrets: Vec<Zeroizing<String>>,
+}
+
+/// A page of a list.
+#[derive(Deserialize)]
+struct Page {
+    #[serde(rename = "value")]
+    _value: Vec<IgnoredAny>,
 }
 
 impl Carrier {
@@ -106,6 +114,11 @@ impl Carrier {
                 Peer::Vault => failure(&what, status, after, &body, &secrets),
                 Peer::Entra(_) | Peer::Machine => refused(&self.peer, &what, status, after, &body, &secrets),
             });
+        }
+        // To the SDK an answer without a list is a list of nothing.
+        let lists = self.peer == Peer::Vault && request.method().as_str() == "GET" && request.url().path() == "/secrets";
+        if lists && status == 200 && serde_json::from_slice::<Page>(&body).is_err() {
+            return Err(Error::unavailable(format!("Azure's answer to {what} holds no list")));
         }
         Ok(AsyncRawResponse::from_bytes(status.into(), headers, body.to_vec()))
     }

@@ -66,6 +66,11 @@ pub trait Fixture: Send + Sync {
         false
     }
 
+    /// Lets the next page of a search fail; false where the provider can't be made to.
+    async fn fail_search(&self, _failure: Failure) -> bool {
+        false
+    }
+
     /// The connection with another limit of time for a request.
     async fn impatient(&self, _timeout: Duration) -> Option<Arc<dyn Provider>> {
         None
@@ -95,6 +100,10 @@ pub enum Failure {
     Late(Duration),
     /// The answer comes byte by byte, with this between them.
     Slow(Duration),
+    /// The answer says that all is well, and has this body.
+    Body(&'static [u8]),
+    /// The answer is whole as HTTP goes, and has only the first half of its body.
+    Half,
 }
 
 /// How a provider searches.

@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 
 use gotemplate::regexp::Regexp;
 
-use super::{Fixture, Search, check, fields, fields_of, read};
-use crate::{Find, Provider};
+use super::failures::GARBAGE;
+use super::{Failure, Fixture, Search, check, fields, fields_of, read};
+use crate::{Find, Found, Provider};
 
 /// More than a page of any provider's list.
 const MANY: usize = 300;
@@ -28,6 +29,20 @@ pub(super) async fn run(fixture: &dyn Fixture, provider: &dyn Provider, search: 
         check(value.is_some() && value == named, "what is found is what its key reads");
     }
     check(provider.find(&find("no-such-thing")).await.is_ok_and(|f| f.is_empty()), "nothing found is no error");
+    let names = |found: &[Found]| found.iter().map(|found| found.name.clone()).collect::<Vec<_>>();
+    let garbage = GARBAGE.iter().map(|(what, body)| (*what, Failure::Body(body)));
+    for (what, failure) in
+        garbage.chain([("half of it", Failure::Half), ("a cut", Failure::Cut), ("an outage", Failure::Unavailable)])
+    {
+        if fixture.fail_search(failure).await {
+            // What can't be understood never means that nothing is there.
+            let answer = provider.find(&find("found-")).await;
+            let fits = answer.as_ref().map_or(true, |found| names(found) == names(&all));
+            check(fits, &format!("{what} is taken for a list of {:?} of {}", answer.map(|found| found.len()), all.len()));
+            let again = provider.find(&find("found-")).await.unwrap_or_default();
+            check(names(&again) == names(&all), &format!("{what} passes"));
+        }
+    }
     if !search.tags {
         return;
     }

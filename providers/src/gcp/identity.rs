@@ -169,7 +169,11 @@ impl Key {
         let file: KeyFile = serde_json::from_slice(text.expose())
             .map_err(|_| Error::invalid(field, "is no JSON key of a Google service account"))?;
         if file.kind != "service_account" {
-            let why = format!("is of type {:?}; a key of type \"service_account\" is needed", foreign_text(&file.kind, &[]));
+            // What else stands there may be anything that a Secret holds.
+            let known =
+                ["authorized_user", "external_account", "external_account_authorized_user", "impersonated_service_account"];
+            let kind = known.into_iter().find(|known| *known == file.kind).unwrap_or("another");
+            let why = format!("is of type {kind}; a key of type service_account is needed");
             return Err(Error::invalid(field, why));
         }
         if file.client_email.is_empty() {

@@ -3,6 +3,7 @@
 //! The SDK's own transport follows redirects, reads proxies and authorities from the environment and logs payloads when a
 //! variable says so; its client takes another one, which is this.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use google_cloud_gax::response::Response;
 use google_cloud_secretmanager_v1::model;
 use google_cloud_secretmanager_v1::stub::SecretManagerService;
 use reqwest::{Client, Method, Url};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::FIELD;
@@ -77,18 +78,25 @@ struct Call<'a> {
     path: String,
     query: Vec<(&'static str, &'a str)>,
     body: Option<Result<Vec<u8>>>,
+    /// The field of the answer that is a list, and is left out where there is nothing.
+    list: Option<&'static str>,
 }
 
 impl<'a> Call<'a> {
     fn new(operation: &str, method: Method, resource: &str, ending: &str) -> Self {
         let what = format!("{operation} of {resource}");
-        Self { what, method, path: format!("v1/{resource}{ending}"), query: Vec::new(), body: None }
+        Self { what, method, path: format!("v1/{resource}{ending}"), query: Vec::new(), body: None, list: None }
     }
 
     fn query(mut self, name: &'static str, value: &'a str) -> Self {
         if !value.is_empty() {
             self.query.push((name, value));
         }
+        self
+    }
+
+    fn list(mut self, field: &'static str) -> Self {
+        self.list = Some(field);
         self
     }
 
@@ -155,8 +163,16 @@ impl Wire {
         }
         // Without the parser's words, which may quote the answer.
         let broken =
-            |_| Failure::from(Error::unavailable(format!("Google answered {} with something else than Google does", call.what)));
-        serde_json::from_slice(&body).map_err(broken)
+            || Failure::from(Error::unavailable(format!("Google answered {} with something else than Google does", call.what)));
+        if let Some(list) = call.list {
+            // Unknown fields are passed over: an answer of somebody else would be a list of nothing.
+            let page: BTreeMap<String, IgnoredAny> = serde_json::from_slice(&body).map_err(|_| broken())?;
+            let is_page = |field: &String| field == list || field == "totalSize" || field == "nextPageToken";
+            if !page.is_empty() && !page.keys().any(is_page) {
+                return Err(broken());
+            }
+        }
+        serde_json::from_slice(&body).map_err(|_| broken())
     }
 }
 
@@ -256,7 +272,8 @@ impl SecretManagerService for Wire {
         let call = Call::new("ListSecrets", Method::GET, &request.parent, "/secrets")
             .query("pageSize", &size)
             .query("pageToken", &request.page_token)
-            .query("filter", &request.filter);
+            .query("filter", &request.filter)
+            .list("secrets");
         self.carry(call).await
     }
 
@@ -269,7 +286,8 @@ impl SecretManagerService for Wire {
         let call = Call::new("ListSecretVersions", Method::GET, &request.parent, "/versions")
             .query("pageSize", &size)
             .query("pageToken", &request.page_token)
-            .query("filter", &request.filter);
+            .query("filter", &request.filter)
+            .list("versions");
         self.carry(call).await
     }
 

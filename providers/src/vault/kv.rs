@@ -258,8 +258,9 @@ struct Answer<'a> {
 
 #[derive(Deserialize)]
 struct V2<'a> {
+    /// `null` where a version has none.
     #[serde(borrow)]
-    data: Option<&'a RawValue>,
+    data: &'a RawValue,
     metadata: V2Metadata,
 }
 
@@ -298,6 +299,7 @@ pub(super) fn fetched(version: KvVersion, want: &Want, body: &[u8]) -> Result<Fe
         return metadata(data);
     }
     match version {
+        KvVersion::V1 if !data.starts_with('{') => Err(not_kv("holds no fields")),
         KvVersion::V1 => Ok(value(&unmarked(data), None)),
         KvVersion::V2 => {
             let V2 { data, metadata } = serde_json::from_str(data).map_err(|_| not_kv("is not one of KV version 2"))?;
@@ -306,9 +308,10 @@ pub(super) fn fetched(version: KvVersion, want: &Want, body: &[u8]) -> Result<Fe
             if want.seen.as_deref() == Some(&*at) {
                 return Ok(Fetched::Unchanged);
             }
-            match data.map(RawValue::get).filter(|text| *text != "null") {
-                Some(text) => Ok(value(text, Some(at.into()))),
-                None => Err(Error::NotFound("Vault has this version without data".into())),
+            match data.get() {
+                "null" => Err(Error::NotFound("Vault has this version without data".into())),
+                text if text.starts_with('{') => Ok(value(text, Some(at.into()))),
+                _ => Err(not_kv("holds no fields")),
             }
         }
     }

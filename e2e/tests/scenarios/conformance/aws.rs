@@ -122,6 +122,17 @@ impl Fixture for OnAws {
         harness::aws().faults.add(1, fault, move |_, body| body.windows(name.len()).any(|window| window == name.as_bytes()));
         true
     }
+    async fn fail_search(&self, failure: Failure) -> bool {
+        let body = |status: u16, code: &str| (status, json!({"__type": code, "message": "as the test asked"}));
+        let fault = fault(failure, body(400, "ThrottlingException"), body(503, "InternalServiceError"));
+        let name = self.name("");
+        harness::aws().faults.add(1, fault, move |parts, body| {
+            let action = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
+            let lists = action.ends_with("ListSecrets") || action.ends_with("GetParametersByPath");
+            lists && body.windows(name.len()).any(|window| window == name.as_bytes())
+        });
+        true
+    }
     async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
         Some(provider_within(&self.spec(), &self.key, timeout).await)
     }

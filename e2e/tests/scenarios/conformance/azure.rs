@@ -76,6 +76,15 @@ impl Fixture for OnAzure {
         });
         true
     }
+    async fn fail_search(&self, failure: Failure) -> bool {
+        let body = |status: u16, code: &str| (status, json!({"error": {"code": code, "message": "as the test asked"}}));
+        let host = format!("{}.vault.azure.net", self.case.name);
+        azure().faults.add(1, fault(failure, body(429, "Throttled"), body(503, "ServiceUnavailable")), move |parts, _| {
+            let to = parts.headers.get("host").and_then(|h| h.to_str().ok()).unwrap_or_default();
+            to.starts_with(&host) && parts.uri.path() == "/secrets" && parts.headers.contains_key("authorization")
+        });
+        true
+    }
     async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
         Some(provider_within(&self.spec(), &self.case.name, timeout).await)
     }

@@ -74,6 +74,18 @@ impl Fixture for OnGcp {
         gcp().faults.add(1, fault, move |parts, _| parts.uri.path().starts_with(&path));
         true
     }
+    async fn fail_search(&self, failure: Failure) -> bool {
+        // This is how protocol buffers write a list of nothing.
+        if matches!(failure, Failure::Body(b"{}")) {
+            return false;
+        }
+        let body =
+            |code: u16, status: &str| (code, json!({"error": {"code": code, "status": status, "message": "as the test asked"}}));
+        let path = format!("/v1/projects/{}/secrets", self.case.name);
+        let fault = fault(failure, body(429, "RESOURCE_EXHAUSTED"), body(503, "UNAVAILABLE"));
+        gcp().faults.add(1, fault, move |parts, _| parts.uri.path() == path);
+        true
+    }
     async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
         Some(provider_within(&self.spec(), &self.key.to_string(), timeout).await)
     }

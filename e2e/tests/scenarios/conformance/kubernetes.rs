@@ -67,6 +67,12 @@ impl Fixture for OnKubernetes {
         self.faults.add(1, fault, |parts, _| parts.uri.path().ends_with("/failing"));
         true
     }
+    async fn fail_search(&self, failure: Failure) -> bool {
+        let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "ServiceUnavailable", "code": 503, "message": "as asked"});
+        let fault = fault(failure, (503, body.clone()), (503, body));
+        self.faults.add(1, fault, |parts, _| parts.method == "GET" && parts.uri.path().ends_with("/secrets"));
+        true
+    }
     async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
         Some(provider_within(&self.spec, &self.token, timeout).await)
     }

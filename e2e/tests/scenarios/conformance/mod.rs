@@ -50,5 +50,7 @@ fn fault(failure: Failure, throttled: (u16, Value), unavailable: (u16, Value)) -
         Failure::Cut => Fault::Cut,
         Failure::Late(wait) => Fault::Late(wait),
         Failure::Slow(pause) => Fault::Slow(pause),
+        Failure::Body(body) => Fault::Body(body),
+        Failure::Half => Fault::Half,
     }
 }

@@ -74,9 +74,22 @@ impl Fixture for OnVault {
         Some("gro\u{df}e \u{79d8}\u{5bc6}".into())
     }
     async fn fail(&self, failure: Failure) -> bool {
+        // The first version of KV keeps whatever it is given.
+        if !self.v2
+            && matches!(failure, Failure::Body(body) if serde_json::from_slice::<Value>(body).is_ok_and(|a| a["data"].is_object()))
+        {
+            return false;
+        }
         let throttled = json!({"errors": ["request path \"kv\": rate limit quota exceeded"]});
         let fault = fault(failure, (429, throttled), (503, json!({"errors": ["Vault is sealed"]})));
         self.faults.add(1, fault, |parts, _| parts.uri.path().contains("/failing"));
+        true
+    }
+    async fn fail_search(&self, failure: Failure) -> bool {
+        let sealed = json!({"errors": ["Vault is sealed"]});
+        self.faults.add(1, fault(failure, (503, sealed.clone()), (503, sealed)), |parts, _| {
+            parts.method.as_str() == "LIST" || parts.uri.query().is_some_and(|query| query.contains("list=true"))
+        });
         true
     }
     async fn impatient(&self, timeout: Duration) -> Option<Arc<dyn Provider>> {
