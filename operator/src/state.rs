@@ -62,6 +62,8 @@ struct Inner {
     /// By namespace and name of the target, of objects whose target has another name than they.
     by_target: HashMap<ObjectKey, Vec<ObjectKey>>,
     targets: HashMap<ObjectKey, Seen>,
+    /// The UID of what the watch has shown to be gone last, of targets that somebody wants: an answer to a write may be read later.
+    gone: HashMap<ObjectKey, Box<str>>,
     stores: HashMap<StoreKey, StoreEntry>,
     namespaces: HashMap<Arc<str>, BTreeMap<String, String>>,
 }
@@ -325,6 +327,13 @@ impl State {
     /// This process wrote the target: the watch's echo will tell nothing new.
     pub fn target_written(&self, key: &ObjectKey, seen: Seen) {
         let mut inner = self.lock();
+        if let (Some(gone), Seen::There { uid, .. }) = (inner.gone.get(key), &seen) {
+            if **gone == **uid {
+                // The watch has shown its end before our answer was read.
+                return;
+            }
+            inner.gone.remove(key);
+        }
         // The watch may have shown a later change of somebody else before our answer was read.
         if !inner.targets.get(key).is_some_and(|known| is_older(&seen, known)) {
             inner.set_target(key, seen);
@@ -339,6 +348,12 @@ impl State {
     /// The watch shows the target; answers whose it is, unless that is known already.
     pub fn target_seen(&self, key: &ObjectKey, seen: Seen) -> Vec<ObjectKey> {
         let mut inner = self.lock();
+        if let (Some(gone), Seen::There { uid, .. }) = (inner.gone.get(key), &seen)
+            && **gone == **uid
+        {
+            // A list from before it was made had it gone.
+            inner.gone.remove(key);
+        }
         let known = inner.targets.get(key).cloned().unwrap_or(Seen::Absent);
         if known == seen || is_older(&seen, &known) {
             return Vec::new();
@@ -350,12 +365,19 @@ impl State {
     /// The watch shows that the Secret with this UID is gone; answers whose it was.
     pub fn target_gone(&self, key: &ObjectKey, uid: Option<&str>) -> Vec<ObjectKey> {
         let mut inner = self.lock();
-        let same = matches!(inner.targets.get(key), Some(Seen::There { uid: known, .. }) if uid.is_none_or(|u| *u == **known));
-        if same {
+        let known: Option<Box<str>> = match inner.targets.get(key) {
+            Some(Seen::There { uid, .. }) => Some((**uid).into()),
+            _ => None,
+        };
+        if known.as_deref().is_some_and(|known| uid.is_none_or(|uid| uid == known)) {
             inner.targets.remove(key);
         }
         // Whoever waits for a Secret of somebody else to go is woken too.
-        inner.claims(key)
+        let claims = inner.claims(key);
+        if let Some(gone) = uid.map(Into::into).or(known).filter(|_| !claims.is_empty()) {
+            inner.gone.insert(key.clone(), gone);
+        }
+        claims
     }
 
     /// How many managed Secrets no object has as its target.
@@ -465,7 +487,11 @@ impl Inner {
             }
         }
         let Some(name) = kept.other_target() else {
-            return self.claims(key).into_iter().filter(|k| k != key).collect();
+            let all = self.claims(key);
+            if all.is_empty() {
+                self.gone.remove(key);
+            }
+            return all.into_iter().filter(|k| k != key).collect();
         };
         let target = ObjectKey { namespace: key.namespace.clone(), name: name.clone() };
         if let Some(claims) = self.by_target.get_mut(&target) {
@@ -474,7 +500,11 @@ impl Inner {
                 self.by_target.remove(&target);
             }
         }
-        self.claims(&target)
+        let others = self.claims(&target);
+        if others.is_empty() {
+            self.gone.remove(&target);
+        }
+        others
     }
 
     /// Who wants a target.

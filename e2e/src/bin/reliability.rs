@@ -91,7 +91,7 @@ async fn main() -> ExitCode {
     for line in all.notes.iter().chain(&all.failed) {
         anstream::println!("{line}");
     }
-    let whole = args.only.is_none() && args.story.is_empty() && args.way.is_empty() && args.step == 1 && args.from == 0;
+    let whole = args.story.is_empty() && args.way.is_empty() && args.step == 1 && args.from == 0;
     if whole && let Err(why) = write_table(&rows) {
         say(&why);
         return ExitCode::FAILURE;
@@ -103,7 +103,7 @@ fn row(class: &str, tally: &Tally, seeds: &str) -> String {
     format!("| {class} | {} | {} | {seeds} |", tally.tried, tally.tried - tally.failed.len())
 }
 
-/// Writes the table where people read it.
+/// Writes rows into the table where people read it, each in the place of the one of its class.
 fn write_table(rows: &[String]) -> Result<(), String> {
     const BEGIN: &str = "<!-- written by cargo reliability -->\n";
     const END: &str = "<!-- end of what it writes -->";
@@ -111,6 +111,15 @@ fn write_table(rows: &[String]) -> Result<(), String> {
     let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let (before, after) = parts.ok_or_else(|| format!("{} has no place for the table", path.display()))?;
-    let table = format!("| class of fault | cases | survived | seeds |\n|---|---|---|---|\n{}\n", rows.join("\n"));
+    let class = |row: &str| row.split(" | ").next().unwrap_or_default().to_owned();
+    let there = &text[before.len() + BEGIN.len()..text.len() - after.len() - END.len()];
+    let mut all: Vec<String> = there.lines().skip(2).map(str::to_owned).collect();
+    for row in rows {
+        match all.iter_mut().find(|old| class(old) == class(row)) {
+            Some(old) => old.clone_from(row),
+            None => all.push(row.clone()),
+        }
+    }
+    let table = format!("| class of fault | cases | survived | seeds |\n|---|---|---|---|\n{}\n", all.join("\n"));
     std::fs::write(&path, format!("{before}{BEGIN}{table}{END}{after}")).map_err(|e| e.to_string())
 }

@@ -141,7 +141,7 @@ pub async fn survive(story: &Story, way: &Way, seed: u64, baseline: &Baseline) -
 }
 
 /// Writes down what passed, and what the operator said, for whoever looks for the reason.
-fn keep(world: &World, folder: &std::path::Path) {
+pub(super) fn keep(world: &World, folder: &std::path::Path) {
     let mut lines = Vec::new();
     for (server, proxy) in [("api", &world.api), ("vault", &world.vault)] {
         lines.extend(

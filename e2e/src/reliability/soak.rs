@@ -105,6 +105,11 @@ pub async fn walk(time: Duration, seed: u64, say: &(impl Fn(&str) + Sync)) -> (V
         wrongs.push(format!("the operator was started {} times", walk.world.starts()));
     }
     wrongs.extend(walk.truth().wrongs.iter().cloned());
+    if !wrongs.is_empty()
+        && let Some(folder) = std::env::var_os("RELIABILITY_KEEP")
+    {
+        super::lies::keep(&walk.world, std::path::Path::new(&folder));
+    }
     walk.world.end().await;
     (wrongs, samples)
 }
@@ -236,6 +241,18 @@ impl Walk {
         }
     }
 
+    /// Each key of a Secret, and what is to be said of its value.
+    fn compared(&self, secret: BTreeMap<String, String>) -> BTreeMap<String, &'static str> {
+        let truth = self.truth();
+        let word = |key: &str, value: &str| match truth.values.get(key) {
+            Some(now) if now == value => "as it is now",
+            Some(_) if truth.ever.contains(value) => "as it once was",
+            None if truth.ever.contains(value) => "as it once was, and is gone",
+            _ => "somebody's",
+        };
+        secret.into_iter().map(|(key, value)| (key.clone(), word(&key, &value))).collect()
+    }
+
     async fn settled(&self) -> Vec<String> {
         let end = Instant::now() + Duration::from_secs(60);
         let mut wrongs;
@@ -243,9 +260,11 @@ impl Walk {
             wrongs = Vec::new();
             for (object, spec) in self.specs.iter().enumerate() {
                 let name = format!("o{object}");
-                if !self.is_right(spec, self.world.case.secret(&name).await) {
+                let secret = self.world.case.secret(&name).await;
+                if !self.is_right(spec, secret.clone()) {
                     let ready = self.world.case.ready_of(&name).await;
-                    wrongs.push(format!("{name} ({}, {:?}) is not as it should be: {ready:?}", spec.policy, spec.keys));
+                    let is = secret.map(|secret| self.compared(secret));
+                    wrongs.push(format!("{name} ({}, {:?}) is {is:?}, and says {ready:?}", spec.policy, spec.keys));
                 }
             }
             if wrongs.is_empty() || Instant::now() > end {

@@ -194,6 +194,30 @@ async fn the_deletion_policy_deletes_only_the_very_secret_that_was_written() {
     run.await.unwrap();
 }
 
+#[tokio::test]
+async fn a_target_that_goes_before_the_answer_to_its_write_is_read_is_made_again() {
+    let (ctx, mut api, key) = context(app("v"), json!({}));
+    let run = start(&ctx, &key);
+    // The watch is ahead of the answer: it was made, and somebody took it away.
+    let made = super::target::Seen::There { uid: "s".into(), version: "5".into() };
+    ctx.state.target_seen(&key, made.clone());
+    assert_eq!(ctx.state.target_gone(&key, Some("s")), [key.clone()]);
+    assert_eq!(answer(&mut api, 201, meta("5")).await.0, "POST");
+    answer(&mut api, 200, meta("6")).await;
+    run.await.unwrap();
+    assert_eq!(ctx.state.target("ns", "es"), super::target::Seen::Absent);
+    let woken = tokio::spawn({
+        let (ctx, key) = (ctx.clone(), key.clone());
+        async move { reconciled(&ctx, &key, Wake::target(Instant::now())).await }
+    });
+    assert_eq!(answer(&mut api, 201, meta("8")).await.0, "POST", "it is made again");
+    woken.abort();
+    // A list from before it was made had it gone, and the watch shows it after that.
+    ctx.state.target_seen(&key, made.clone());
+    ctx.state.target_written(&key, made.clone());
+    assert_eq!(ctx.state.target("ns", "es"), made);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_may_be_as_old_as_a_tenth_of_the_interval_of_whoever_asks_and_no_older_than_a_change() {
     let settings =

@@ -33,6 +33,8 @@ pub enum Weather {
     Storm,
     /// Nobody gets an answer.
     Silence,
+    /// What is asked is done at once, and answered seconds later: watches are ahead of the answers.
+    Late,
 }
 
 #[derive(Clone)]
@@ -316,7 +318,7 @@ impl Server {
             (inner.weather, inner.chance.below(4))
         };
         match weather {
-            Weather::Fair => {}
+            Weather::Fair | Weather::Late => {}
             Weather::Silence => {
                 // What the real client waits at most (`clients.rs`).
                 tokio::time::sleep(Duration::from_secs(295)).await;
@@ -335,6 +337,9 @@ impl Server {
             answer
         };
         self.pause().await;
+        if weather == Weather::Late {
+            tokio::time::sleep(Duration::from_millis(2400) * u32::try_from(luck).unwrap_or(0)).await;
+        }
         if weather == Weather::Storm && luck == 1 {
             // It was done, and nobody hears of it.
             return Err(std::io::Error::other("the connection ended"));

@@ -76,7 +76,7 @@ fn steps(objects: u16, length: std::ops::Range<usize>) -> impl Strategy<Value = 
         2 => (0_u8..5).prop_map(Step::Remove),
         1 => prop_oneof![Just(Mood::Well), Just(Mood::Away), Just(Mood::Denies), (1_u64..40).prop_map(|s| Mood::Throttles(Duration::from_secs(s)))]
             .prop_map(Step::Mood),
-        1 => prop_oneof![Just(Weather::Fair), Just(Weather::Storm), Just(Weather::Silence)].prop_map(Step::Weather),
+        1 => prop_oneof![Just(Weather::Fair), Just(Weather::Storm), Just(Weather::Silence), Just(Weather::Late)].prop_map(Step::Weather),
         1 => (0_u16..3000).prop_map(Step::Delay),
         1 => any::<bool>().prop_map(Step::Cut),
         3 => (who.clone(), 1_u8..32, 0_u8..3, 0_u8..3).prop_map(|(o, k, p, i)| Step::Object(o, k, p, i)),

@@ -4,11 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::super::state::{contents, status};
 use super::super::world::World;
-use super::{Maker, Seen, Subject, differs, is_synced, plain, ready};
-use crate::harness::{self, eventually};
+use super::{Maker, Seen, Subject, answered, differs, plain, without_spec};
+use crate::harness;
 use crate::interposer::Chance;
-
-const IDENTITY: &str = "external-secrets.io/v1";
 
 /// Fields that are left out: other scenarios have them, or two objects of one spec could not both have what they ask for.
 const LEFT_OUT: &[&str] = &[
@@ -104,17 +102,11 @@ impl Subject for Walker {
     }
 
     fn object(&self, _: &World, name: &str) -> Value {
-        json!({"apiVersion": IDENTITY, "kind": "ExternalSecret", "metadata": {"name": name}})
+        without_spec(name)
     }
 
     async fn seen(&mut self, world: &World, name: &str, was_ready: Option<bool>) -> Seen {
-        let api = harness::api_of(&world.case.client, Some(&world.case.name), &self.object(world, name));
-        let (object, ready) = eventually(&format!("{name} is answered"), async || {
-            let object = api.get(name).await.unwrap_or_else(|error| panic!("{name}: {error}"));
-            let ready = ready(&object)?["status"] == "True";
-            (ready && is_synced(&object) || !ready && was_ready != Some(false)).then_some((object, ready))
-        })
-        .await;
+        let (object, ready) = answered(world, &self.object(world, name), was_ready).await;
         let secrets = harness::api_of(&world.case.client, Some(&world.case.name), &json!({"apiVersion": "v1", "kind": "Secret"}));
         let secret = secrets.get_opt(name).await.unwrap_or_else(|error| panic!("{name}: {error}"));
         let has = plain(name, &secret.map_or(Value::Null, |secret| contents("Secret", &secret)));

@@ -106,7 +106,11 @@ impl Subject for Walker {
     }
 
     fn spec(&mut self, good: bool) -> Value {
-        let text = self.maker.any(good).to_string().replace("CASE", &self.case);
+        let mut spec = self.maker.any(good);
+        if ["namespaceSelector", "namespaceSelectors", "namespaces"].iter().all(|field| spec.get(field).is_none()) {
+            spec["namespaceSelectors"] = json!([{"matchLabels": {"team": self.maker.one(&["CASE-a", "CASE-b"])}}]);
+        }
+        let text = spec.to_string().replace("CASE", &self.case);
         serde_json::from_str(&text).expect("JSON")
     }
 

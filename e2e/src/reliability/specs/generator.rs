@@ -4,8 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::state::status;
 use super::super::world::World;
-use super::{Maker, Seen, Subject, is_synced, plain, ready};
-use crate::harness::{self, eventually};
+use super::{Maker, Seen, Subject, answered, plain, without_spec};
 use crate::interposer::Chance;
 
 /// Those that need no server.
@@ -14,12 +13,14 @@ pub(super) const KINDS: [&str; 4] = ["Password", "SSHKey", "UUID", "Fake"];
 pub(super) struct Walker {
     kind: &'static str,
     maker: Maker,
+    class: String,
     probes: usize,
 }
 
 impl Walker {
-    pub(super) fn new(kind: &'static str, chance: Chance) -> Self {
-        Self { kind, maker: Maker::new(kind, chance, known, &["controller"]), probes: 0 }
+    pub(super) fn new(world: &World, kind: &'static str, chance: Chance) -> Self {
+        let maker = Maker::new(kind, chance, known, &["controller"]);
+        Self { kind, maker, class: world.case.name.clone(), probes: 0 }
     }
 }
 
@@ -58,6 +59,9 @@ impl Subject for Walker {
         if self.kind == "SSHKey" && spec.get("keyType").is_none() {
             spec["keyType"] = json!("ed25519");
         }
+        if self.kind == "Fake" {
+            spec["controller"] = json!(self.class);
+        }
         if self.kind == "Password" && good {
             // More characters than there are can't all differ.
             spec["allowRepeat"] = json!(true);
@@ -78,14 +82,7 @@ impl Subject for Walker {
         let source = json!({"sourceRef": {"generatorRef": {"kind": self.kind, "name": name}}});
         let spec = json!({"secretStoreRef": {"name": "own"}, "data": data, "dataFrom": [source]});
         case.external_secret(&probe, spec).await;
-        let identity = json!({"apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret"});
-        let probes = harness::api_of(&case.client, Some(&case.name), &identity);
-        let (answer, is_ready) = eventually(&format!("{probe} of {name} is answered"), async || {
-            let object = probes.get(&probe).await.unwrap_or_else(|error| panic!("{probe}: {error}"));
-            let ready = ready(&object)?["status"] == "True";
-            (!ready || is_synced(&object)).then_some((object, ready))
-        })
-        .await;
+        let (answer, is_ready) = answered(world, &without_spec(&probe), None).await;
         let secret = case.secret(&probe).await.unwrap_or_default();
         case.delete(&probe).await;
         let shapes: Map<String, Value> = secret.iter().map(|(key, value)| (key.clone(), self.shape(value))).collect();
@@ -102,11 +99,8 @@ impl Walker {
             "SSHKey" => json!([value.lines().count(), value.split_whitespace().next(), value.split_whitespace().count()]),
             _ if value.bytes().all(|b| b.is_ascii_hexdigit()) => json!(["hex", value.len()]),
             "UUID" => json!(value.len()),
-            // Of digits and symbols there are as many as were asked for.
-            _ => {
-                let count = |of: fn(char) -> bool| value.chars().filter(|c| of(*c)).count();
-                json!([value.len(), count(|c| c.is_ascii_digit()), count(|c| !c.is_ascii_alphanumeric())])
-            }
+            // Of digits there are as many as were asked for.
+            _ => json!([value.len(), value.bytes().filter(u8::is_ascii_digit).count()]),
         }
     }
 }

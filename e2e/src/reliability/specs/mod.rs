@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use self::maker::Maker;
 use super::Tally;
 use super::world::{Making, World, counts};
-use crate::harness;
+use crate::harness::{self, eventually};
 use crate::interposer::{Chance, Sort};
 
 /// What one object came to.
@@ -96,6 +96,24 @@ fn is_synced(object: &DynamicObject) -> bool {
     let generation = object.metadata.generation.unwrap_or(0);
     let version = object.data["status"]["syncedResourceVersion"].as_str().unwrap_or_default();
     version.starts_with(&format!("{generation}-"))
+}
+
+/// Waits until an object's last change is answered: by a sync of it as it is, or by a failure, which is news only where there was
+/// none before. Answers the object, and whether it is ready.
+async fn answered(world: &World, object: &Value, was_ready: Option<bool>) -> (DynamicObject, bool) {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let api = harness::api_of(&world.case.client, Some(&world.case.name), object);
+    eventually(&format!("{name} is answered"), async || {
+        let object = api.get(name).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let ready = ready(&object)?["status"] == "True";
+        (ready && is_synced(&object) || !ready && was_ready != Some(false)).then_some((object, ready))
+    })
+    .await
+}
+
+/// An ExternalSecret without its spec.
+fn without_spec(name: &str) -> Value {
+    json!({"apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret", "metadata": {"name": name}})
 }
 
 /// Writes an object's whole spec; false: the API server does not take it.
@@ -223,7 +241,7 @@ pub async fn everywhere(count: usize, seed: u64, say: &(impl Fn(&str) + Sync)) -
     from += third;
     let each = third.div_ceil(generator::KINDS.len());
     for (n, kind) in (3..).zip(generator::KINDS) {
-        walks(&world, &mut generator::Walker::new(kind, chance(n)), from, each, &mut tally).await;
+        walks(&world, &mut generator::Walker::new(&world, kind, chance(n)), from, each, &mut tally).await;
         from += each;
     }
     is_quiet(&world, &mut tally).await;

@@ -1,13 +1,12 @@
 //! Walks of a PushSecret: what is in Vault.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use super::super::state::status;
 use super::super::world::World;
-use super::{Maker, Seen, Subject, differs, is_synced, plain, ready};
-use crate::harness::{self, eventually};
+use super::{Maker, Seen, Subject, answered, differs, plain};
 use crate::interposer::Chance;
 
 /// Vault takes no metadata; labels and generators have scenarios of their own; what IfNotExists leaves depends on the way.
@@ -89,13 +88,7 @@ impl Subject for Walker {
     }
 
     async fn seen(&mut self, world: &World, name: &str, was_ready: Option<bool>) -> Seen {
-        let api = harness::api_of(&world.case.client, Some(&world.case.name), &self.object(world, name));
-        let (object, ready) = eventually(&format!("{name} is answered"), async || {
-            let object = api.get(name).await.unwrap_or_else(|error| panic!("{name}: {error}"));
-            let ready = ready(&object)?["status"] == "True";
-            (ready && is_synced(&object) || !ready && was_ready != Some(false)).then_some((object, ready))
-        })
-        .await;
+        let (object, ready) = answered(world, &self.object(world, name), was_ready).await;
         let vault = &world.case.harness.vault;
         let folder = world.case.key(name);
         let mut has = BTreeMap::new();
@@ -115,7 +108,10 @@ impl Subject for Walker {
         // What was pushed and is wanted no more stays, or goes as the policy says.
         let more = || now.iter().filter(|(place, _)| !new.contains_key(*place));
         let foreign = more().find(|(place, value)| before.get(*place) != Some(*value));
-        let lost = before.keys().find(|place| !now.contains_key(*place));
+        // Whoever pushes the whole of a key leaves nothing else in it.
+        let whole = pushed_whole(b);
+        let stays = |place: &&String| !place.split_once('#').is_some_and(|(key, _)| whole.contains(key));
+        let lost = before.keys().filter(stays).find(|place| !now.contains_key(*place));
         let other = new.iter().find(|(place, value)| now.get(*place) != Some(*value));
         let tidy = b["deletionPolicy"] == "Delete";
         match there.ready {
@@ -136,6 +132,14 @@ impl Subject for Walker {
             false => Ok(()),
         }
     }
+}
+
+/// Keys that a spec pushes as a whole.
+fn pushed_whole(spec: &Value) -> BTreeSet<&str> {
+    let data = spec["data"].as_array().into_iter().flatten().map(|entry| &entry["match"]["remoteRef"]);
+    let data = data.filter(|remote| remote["property"].as_str().is_none_or(str::is_empty)).map(|remote| &remote["remoteKey"]);
+    let to = spec["dataTo"].as_array().into_iter().flatten().map(|to| &to["remoteKey"]);
+    data.chain(to).filter_map(|key| key.as_str()?.rsplit('/').next()).collect()
 }
 
 /// Key and property, and the value.

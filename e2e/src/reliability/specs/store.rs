@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::state::status;
 use super::super::world::World;
-use super::{Maker, Seen, Subject, is_synced, plain, ready};
+use super::{Maker, Seen, Subject, answered, plain, ready, without_spec};
 use crate::harness::{self, eventually};
 use crate::interposer::Chance;
 
@@ -100,14 +100,7 @@ impl Subject for Walker {
         let probe = format!("p{}", self.probes);
         let data = json!([{"secretKey": "v", "remoteRef": {"key": self.key, "property": "v"}}]);
         case.external_secret(&probe, json!({"secretStoreRef": {"name": name}, "data": data})).await;
-        let identity = json!({"apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret"});
-        let probes = harness::api_of(&case.client, Some(&case.name), &identity);
-        let answer = eventually(&format!("{probe} of store {name} is answered"), async || {
-            let object = probes.get(&probe).await.unwrap_or_else(|error| panic!("{probe}: {error}"));
-            let ready = ready(&object)?["status"] == "True";
-            (!ready || is_synced(&object)).then_some(object)
-        })
-        .await;
+        let (answer, served) = answered(world, &without_spec(&probe), None).await;
         let stores = harness::api_of(&case.client, Some(&case.name), &self.object(world, name));
         let store = eventually(&format!("store {name} is answered"), async || {
             let store = stores.get(name).await.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -118,7 +111,7 @@ impl Subject for Walker {
         // What a store was able to is said of it as long as it does not work.
         let capabilities = if works { store.data["status"]["capabilities"].clone() } else { Value::Null };
         let told = json!([status(&store)["conditions"], status(&answer)["conditions"], capabilities]);
-        let is_ready = works && ready(&answer).is_some_and(|c| c["status"] == "True");
+        let is_ready = works && served;
         let secret = case.secret(&probe).await;
         case.delete(&probe).await;
         let told = plain(name, &plain(&probe, &told));
