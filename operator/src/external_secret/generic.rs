@@ -2,6 +2,7 @@
 //! that very object, so that a change by hand is put right at once.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use kube::ResourceExt;
@@ -30,18 +31,19 @@ use crate::resolver::ObjectResolver;
 #[derive(Default)]
 pub struct Generic {
     kinds: Mutex<HashMap<(String, String), ApiResource>>,
-    /// Those that a watch has shown to be something else than what was written.
-    touched: Mutex<HashMap<ObjectKey, Seen>>,
+    /// Those that a watch has shown to be something else than what was written, each with the number of that news.
+    touched: Mutex<HashMap<ObjectKey, (Seen, usize)>>,
+    news: AtomicUsize,
 }
 
 impl Generic {
-    fn touched_ones(&self) -> MutexGuard<'_, HashMap<ObjectKey, Seen>> {
+    fn touched_ones(&self) -> MutexGuard<'_, HashMap<ObjectKey, (Seen, usize)>> {
         self.touched.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The target of an object, as its watch has shown it; before that, as it was written.
     pub fn seen(&self, key: &ObjectKey, binding: Option<&Binding>) -> Seen {
-        if let Some(seen) = self.touched_ones().get(key) {
+        if let Some((seen, _)) = self.touched_ones().get(key) {
             return seen.clone();
         }
         match binding.map(|b| (b.uid.as_deref(), b.resource_version.as_deref())) {
@@ -53,8 +55,27 @@ impl Generic {
     /// A target is not what was written.
     pub fn touched(&self, ctx: &Context, key: &ObjectKey, there: bool) {
         let seen = if there { Seen::There { uid: "".into(), version: "".into() } } else { Seen::Absent };
-        self.touched_ones().insert(key.clone(), seen);
+        self.note(key, seen);
         ctx.objects.wake(key.clone(), Wake::target(Instant::now()));
+    }
+
+    fn note(&self, key: &ObjectKey, seen: Seen) {
+        let number = self.news.fetch_add(1, Ordering::Relaxed);
+        self.touched_ones().insert(key.clone(), (seen, number));
+    }
+
+    /// Which news of a target there is.
+    fn mark(&self, key: &ObjectKey) -> Option<usize> {
+        self.touched_ones().get(key).map(|(_, number)| *number)
+    }
+
+    /// A target is what it should be, by a look or a write that began at `mark`. That it went meanwhile is newer: a watch may be ahead
+    /// of the answer to a write.
+    fn settled(&self, key: &ObjectKey, mark: Option<usize>) {
+        let mut touched = self.touched_ones();
+        if touched.get(key).is_some_and(|(seen, number)| *seen != Seen::Absent || Some(*number) == mark) {
+            touched.remove(key);
+        }
     }
 
     /// Forgets objects that are none any more.
@@ -222,8 +243,8 @@ async fn apply(
     let what = format!("{} {}/{name}", target.kind, key.namespace);
     let reference = RefObject::target(&resource, &key.namespace, name);
     let bound = binding.filter(|b| b.name == name);
-    let untouched = !ctx.generic.touched_ones().contains_key(key);
-    if let Some(bound) = bound.filter(|b| untouched && b.uid.is_some() && b.data_hash.as_deref() == Some(&desired.hash)) {
+    let mark = ctx.generic.mark(key);
+    if let Some(bound) = bound.filter(|b| mark.is_none() && b.uid.is_some() && b.data_hash.as_deref() == Some(&desired.hash)) {
         resolver.note(reference, bound.resource_version.clone());
         return Ok((bound.clone(), Change::None));
     }
@@ -253,7 +274,7 @@ async fn apply(
         let marked = desired.mark.as_ref().is_some_and(|(name, inputs)| existing.annotations().get(name) == Some(inputs));
         let same = bound.is_some_and(|b| b.resource_version == existing.metadata.resource_version);
         if marked && same && bound_before {
-            ctx.generic.touched_ones().remove(key);
+            ctx.generic.settled(key, mark);
             resolver.note(reference, existing.metadata.resource_version.clone());
             return Ok((bound_to(desired, name, &existing.metadata), Change::None));
         }
@@ -276,7 +297,7 @@ async fn apply(
         Some(existing) if existing.metadata.resource_version == meta.resource_version => Change::None,
         Some(_) => Change::Updated,
     };
-    ctx.generic.touched_ones().remove(key);
+    ctx.generic.settled(key, mark);
     resolver.note(reference, meta.resource_version.clone());
     Ok((bound_to(desired, name, &meta), change))
 }
@@ -351,7 +372,7 @@ pub async fn delete(
     let url = Api::<DynamicObject>::namespaced_with(ctx.client.clone(), &key.namespace, &resource).resource_url().to_owned();
     match ctx.writer(key).delete(&url, &binding.name, only).await {
         Ok(()) => {
-            ctx.generic.touched_ones().insert(key.clone(), Seen::Absent);
+            ctx.generic.note(key, Seen::Absent);
             Ok(true)
         }
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
@@ -359,5 +380,34 @@ pub async fn delete(
             Err(ApplyError::Conflict(format!("{what} changed while it was deleted")))
         }
         Err(error) => Err(ApplyError::Api(format!("{what}: delete failed ({})", kube_error(&error)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_target_went_while_it_was_written_is_not_forgotten() {
+        let (generic, key) = (Generic::default(), ObjectKey::new("ns", "app"));
+        let binding = Binding { name: "app".into(), uid: Some("u".into()), resource_version: Some("5".into()), data_hash: None };
+        let changed = Seen::There { uid: "".into(), version: "".into() };
+        // What was known before the write is settled by it, and so is the echo of the write itself.
+        generic.note(&key, Seen::Absent);
+        let mark = generic.mark(&key);
+        generic.settled(&key, mark);
+        assert!(!generic.seen(&key, Some(&binding)).differs(Some(&binding)));
+        let mark = generic.mark(&key);
+        generic.note(&key, changed);
+        generic.settled(&key, mark);
+        assert_eq!(generic.mark(&key), None);
+        // Its end in between is not, whatever was known before.
+        for before in [None, Some(Seen::Absent)] {
+            before.into_iter().for_each(|seen| generic.note(&key, seen));
+            let mark = generic.mark(&key);
+            generic.note(&key, Seen::Absent);
+            generic.settled(&key, mark);
+            assert_eq!(generic.seen(&key, Some(&binding)), Seen::Absent);
+        }
     }
 }
