@@ -202,19 +202,32 @@ async fn walks(world: &World, subject: &mut impl Subject, from: usize, count: us
     tally.notes.extend(outcomes.iter().map(|(kind, count)| format!("specs of {}: {count} {kind}", subject.title())));
 }
 
-/// What failed waits for its interval: nobody asks, writes or panics.
+/// What failed waits for its interval: once all is settled nobody asks, writes or panics.
 async fn is_quiet(world: &World, tally: &mut Tally) {
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let log = || world.api.log().iter().filter(|e| counts(e) && e.sort == Sort::Write).count();
-    let asked = || world.vault.log().len();
-    let before = (log(), asked());
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    let more = (log() - before.0, asked() - before.1);
-    let quiet = more.0 == 0 && more.1 <= ASKED_MEANWHILE;
-    tally.add(if quiet { Ok(()) } else { Err(format!("{} writes, {} reads though nothing changes", more.0, more.1)) });
+    let writes = || {
+        let counted = world.api.log().into_iter().filter(|e| counts(e) && e.sort == Sort::Write);
+        counted.map(|e| format!("{} {}", e.method, e.path)).collect::<Vec<_>>()
+    };
+    let end = tokio::time::Instant::now() + SETTLES_WITHIN;
+    let outcome = loop {
+        let before = (writes().len(), world.vault.log().len());
+        tokio::time::sleep(QUIET).await;
+        let (written, asked) = (writes().split_off(before.0), world.vault.log().len() - before.1);
+        if written.is_empty() && asked <= ASKED_MEANWHILE {
+            break Ok(());
+        }
+        if tokio::time::Instant::now() > end {
+            break Err(format!("{} reads, and {} though nothing changes", asked, written.join(", ")));
+        }
+    };
+    tally.add(outcome);
     tally.add(if world.logs().contains("panicked at") { Err("the operator panicked".into()) } else { Ok(()) });
 }
 
+/// How long nothing may be written.
+const QUIET: Duration = Duration::from_secs(6);
+/// How long the last write may take to come: of what was under way.
+const SETTLES_WITHIN: Duration = Duration::from_secs(40);
 /// Stores that can't be reached, and pushes that failed for a while, are tried again at their own pace.
 const ASKED_MEANWHILE: usize = 20;
 
