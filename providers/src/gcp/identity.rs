@@ -173,7 +173,7 @@ impl Key {
             let known =
                 ["authorized_user", "external_account", "external_account_authorized_user", "impersonated_service_account"];
             let kind = known.into_iter().find(|known| *known == file.kind).unwrap_or("another");
-            let why = format!("is of type {kind}; a key of type \"service_account\" is needed");
+            let why = format!("is of type {kind:?}; a key of type \"service_account\" is needed");
             return Err(Error::invalid(field, why));
         }
         if file.client_email.is_empty() {
