@@ -17,7 +17,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
     name = "reliability",
     version,
     after_help = "Examples:
-  cargo reliability                       everything, about an hour on two cores
+  cargo reliability                       everything, about half an hour on two cores
   cargo reliability -- --only crash       only the crashes
   cargo reliability -- --story lease      only stories whose name has this part
   cargo soak 30                           half an hour of everything at once; ten minutes without a number

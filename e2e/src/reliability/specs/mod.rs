@@ -119,20 +119,28 @@ fn without_spec(name: &str) -> Value {
 /// Writes an object's whole spec; false: the API server does not take it.
 async fn write(world: &World, subject: &impl Subject, name: &str, spec: &Value) -> bool {
     let mut object = subject.object(world, name);
-    let Ok(spec) = serde_json::from_str::<Value>(&spec.to_string().replace("NAME", name)) else { return false };
-    object["spec"] = spec;
+    object["spec"] = serde_json::from_str(&spec.to_string().replace("NAME", name)).expect("JSON");
     let api = harness::api_of(&world.case.client, Some(&world.case.name), &object);
-    let Ok(there) = api.get_opt(name).await else { return false };
-    let Ok(mut new) = serde_json::from_value::<DynamicObject>(object) else { return false };
-    let written = match there {
-        None => api.create(&Default::default(), &new).await,
-        Some(there) => {
-            new.metadata.resource_version = there.metadata.resource_version;
-            new.metadata.finalizers = there.metadata.finalizers;
-            api.replace(name, &Default::default(), &new).await
+    let new: DynamicObject = serde_json::from_value(object).expect("an object");
+    loop {
+        let there = api.get_opt(name).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let written = match there {
+            None => api.create(&Default::default(), &new).await,
+            Some(there) => {
+                let mut new = new.clone();
+                new.metadata.resource_version = there.metadata.resource_version;
+                new.metadata.finalizers = there.metadata.finalizers;
+                api.replace(name, &Default::default(), &new).await
+            }
+        };
+        match written {
+            Ok(_) => return true,
+            // The operator wrote its status in between: that says nothing of the spec.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => return false,
+            Err(error) => panic!("{name}: {error}"),
         }
-    };
-    written.is_ok()
+    }
 }
 
 /// One walk; answers what became of it.

@@ -1,5 +1,7 @@
 //! Tenants stay apart: no reference of a namespaced object leaves its namespace, whichever field of whichever kind it stands in.
 
+mod specs;
+
 use std::collections::BTreeSet;
 
 use lockstep_crds::generator::GeneratorKind;
@@ -10,121 +12,10 @@ use lockstep_e2e::interposer::Sort;
 use lockstep_e2e::reliability::world::{Making, World};
 use serde_json::{Value, json};
 
-/// Specs of stores which between them have every reference that a store can have, each to something of its own namespace.
-fn stores() -> Vec<(&'static str, Value)> {
-    let secret = json!({"name": "mine", "key": "k"});
-    // What is read first must not be what is wrong.
-    let pem = json!({"name": "mine", "key": "pem"});
-    let account = json!({"name": "mine"});
-    let vault = |auth: Value| json!({"vault": {"server": "http://127.0.0.1:9", "path": "secret", "auth": auth}});
-    let aws = |auth: Value| json!({"aws": {"service": "SecretsManager", "region": "eu-west-1", "auth": auth}});
-    let keys = json!({"accessKeyIDSecretRef": secret, "secretAccessKeySecretRef": secret, "sessionTokenSecretRef": secret});
-    let azure = |more: Value| {
-        let mut spec = json!({"vaultUrl": "https://x.vault.azure.net", "tenantId": "t"});
-        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        json!({"azurekv": spec})
-    };
-    let google = |auth: Value| json!({"gcpsm": {"projectID": "p", "auth": auth}});
-    let federation = |more: Value| {
-        let mut spec =
-            json!({"audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/a/providers/b"});
-        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        google(json!({"workloadIdentityFederation": spec}))
-    };
-    let kubernetes =
-        |auth: Value| json!({"kubernetes": {"remoteNamespace": "x", "server": {"url": "https://127.0.0.1:9"}, "auth": auth}});
-    let webhook = |more: Value| {
-        let mut spec = json!({"url": "http://127.0.0.1:9", "result": {"jsonPath": "$.v"}});
-        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        json!({"webhook": spec})
-    };
-    let ca = json!({"type": "Secret", "name": "mine", "key": "pem"});
-    let mut vault_with_ca = vault(json!({"tokenSecretRef": secret}));
-    vault_with_ca["vault"]["caProvider"] = ca.clone();
-    let mut vault_with_tls = vault(json!({"tokenSecretRef": secret}));
-    vault_with_tls["vault"]["tls"] = json!({"certSecretRef": pem, "keySecretRef": pem});
-    let mut kubernetes_with_ca = kubernetes(json!({"token": {"bearerToken": secret}}));
-    kubernetes_with_ca["kubernetes"]["server"]["caProvider"] = ca.clone();
-    vec![
-        ("aws-irsa", aws(json!({"jwt": {"serviceAccountRef": account}}))),
-        ("aws-keys", aws(json!({"secretRef": keys}))),
-        ("azure-secret", azure(json!({"authSecretRef": {"clientId": secret, "clientSecret": secret}}))),
-        ("azure-certificate", azure(json!({"authSecretRef": {"clientId": secret, "clientCertificate": pem}}))),
-        (
-            "azure-identity",
-            azure(
-                json!({"authType": "WorkloadIdentity", "serviceAccountRef": account, "authSecretRef": {"clientId": secret, "tenantId": secret}}),
-            ),
-        ),
-        ("gcp-key", google(json!({"secretRef": {"secretAccessKeySecretRef": secret}}))),
-        (
-            "gcp-identity",
-            google(json!({"workloadIdentity": {"clusterLocation": "l", "clusterName": "c", "serviceAccountRef": account}})),
-        ),
-        ("gcp-federation", federation(json!({"serviceAccountRef": account}))),
-        ("gcp-federation-file", federation(json!({"credConfig": secret}))),
-        (
-            "gcp-federation-aws",
-            federation(json!({"awsSecurityCredentials": {"region": "eu-west-1", "awsCredentialsSecretRef": {"name": "mine"}}})),
-        ),
-        ("kubernetes-certificate", kubernetes(json!({"cert": {"clientCert": pem, "clientKey": pem}}))),
-        ("kubernetes-account", kubernetes(json!({"serviceAccount": account}))),
-        ("kubernetes-token", kubernetes(json!({"token": {"bearerToken": secret}}))),
-        ("kubernetes-ca", kubernetes_with_ca),
-        ("kubernetes-file", json!({"kubernetes": {"remoteNamespace": "x", "authRef": secret}})),
-        ("vault-token", vault(json!({"tokenSecretRef": secret}))),
-        ("vault-approle", vault(json!({"appRole": {"path": "approle", "roleRef": secret, "secretRef": secret}}))),
-        ("vault-certificate", vault(json!({"cert": {"clientCert": pem, "secretRef": pem}}))),
-        (
-            "vault-gcp-key",
-            vault(json!({"gcp": {"role": "r", "projectID": "p", "secretRef": {"secretAccessKeySecretRef": secret}}})),
-        ),
-        (
-            "vault-gcp-account",
-            vault(json!({"gcp": {"role": "r", "projectID": "p", "serviceAccountRef": account,
-                "workloadIdentity": {"clusterLocation": "l", "clusterName": "c", "serviceAccountRef": account}}})),
-        ),
-        (
-            "vault-gcp-identity",
-            vault(json!({"gcp": {"role": "r", "projectID": "p",
-                "workloadIdentity": {"clusterLocation": "l", "clusterName": "c", "serviceAccountRef": account}}})),
-        ),
-        ("vault-iam-account", vault(json!({"iam": {"vaultRole": "r", "jwt": {"serviceAccountRef": account}}}))),
-        ("vault-iam-keys", vault(json!({"iam": {"vaultRole": "r", "secretRef": keys}}))),
-        (
-            "vault-jwt-account",
-            vault(json!({"jwt": {"path": "jwt", "role": "r", "kubernetesServiceAccountToken": {"serviceAccountRef": account}}})),
-        ),
-        ("vault-jwt", vault(json!({"jwt": {"path": "jwt", "role": "r", "secretRef": secret}}))),
-        ("vault-kubernetes", vault(json!({"kubernetes": {"mountPath": "kubernetes", "role": "r", "secretRef": secret}}))),
-        (
-            "vault-kubernetes-account",
-            vault(json!({"kubernetes": {"mountPath": "kubernetes", "role": "r", "serviceAccountRef": account}})),
-        ),
-        ("vault-ldap", vault(json!({"ldap": {"path": "ldap", "username": "u", "secretRef": secret}}))),
-        ("vault-userpass", vault(json!({"userPass": {"path": "userpass", "username": "u", "secretRef": secret}}))),
-        ("vault-ca", vault_with_ca),
-        ("vault-tls", vault_with_tls),
-        ("webhook-ntlm", webhook(json!({"auth": {"ntlm": {"usernameSecret": secret, "passwordSecret": secret}}}))),
-        ("webhook-ca", webhook(json!({"caProvider": ca}))),
-        ("webhook-secrets", webhook(json!({"secrets": [{"name": "s", "secretRef": secret}]}))),
-    ]
-}
-
-/// A namespace that is Vault's own, and none of Kubernetes.
-const NOT_OURS: [&str; 2] = ["spec.provider.vault.namespace", "spec.provider.vault.auth.namespace"];
+use self::specs::{NOT_SERVED, fields, fields_of_generators, generators, stores};
 
 /// See the end of the test.
 const ON_GKE_ALONE: &str = "spec.provider.vault.auth.gcp.serviceAccountRef";
-
-/// The fields of a SecretStore that hold a namespace, as the contract has them.
-fn fields() -> BTreeSet<String> {
-    let text = std::fs::read_to_string(harness::root().join("e2e/contract/fields.tsv")).unwrap();
-    let rows = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
-    let of_store =
-        rows.filter(|row| row[0] == "SecretStore" && row[2].starts_with("spec.provider.") && row[2].ends_with(".namespace"));
-    of_store.map(|row| row[2].to_owned()).filter(|path| !NOT_OURS.contains(&path.as_str())).collect()
-}
 
 /// Every object in a spec that names something, with its path as the contract writes it.
 fn references(value: &Value, root: &str, path: &str, found: &mut Vec<(String, String)>) {
@@ -144,25 +35,35 @@ fn references(value: &Value, root: &str, path: &str, found: &mut Vec<(String, St
     }
 }
 
+/// A Secret, a ServiceAccount and a ConfigMap of each of these names, with whatever any provider looks for in them.
+async fn nameable(case: &Case, namespace: &str, names: &[String]) {
+    let pair = Authority::new("tenants").issue("tenant", None, &["localhost"]);
+    let both = format!("{}\n{}", pair.certificate, pair.key);
+    for name in names {
+        let annotations = json!({"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/r",
+            "iam.gke.io/gcp-service-account": "a@b.c", "azure.workload.identity/client-id": "c"});
+        let metadata = json!({"name": name, "namespace": namespace, "labels": {"external-secrets.io/type": "webhook"},
+            "annotations": annotations});
+        let data = json!({"k": "CANARY-k", "pem": both, "aws_access_key_id": "k", "aws_secret_access_key": "s",
+            "access_key_id": "k", "secret_access_key": "s"});
+        for object in [
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}),
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}),
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"pem": both}}),
+        ] {
+            harness::apply(&case.client, None, object).await.unwrap();
+        }
+    }
+}
+
 /// A world with another namespace, both with everything that a reference can name.
 async fn with_victim() -> (World, String) {
     let world = World::new("tenant", Making { cluster: true, ..Making::default() }).await;
     let case = &world.case;
     let victim = format!("{}-a", case.name);
     harness::create_namespace(&case.client, &victim).await;
-    let pair = Authority::new("tenants").issue("tenant", None, &["localhost"]);
-    let both = format!("{}\n{}", pair.certificate, pair.key);
     for namespace in [&case.name, &victim] {
-        for name in ["mine", "victim"] {
-            let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace,
-                "labels": {"external-secrets.io/type": "webhook"}}, "stringData": {"k": "CANARY-k", "pem": both}});
-            let account =
-                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}});
-            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": {"pem": both}});
-            for object in [secret, account, map] {
-                harness::apply(&case.client, None, object).await.unwrap();
-            }
-        }
+        nameable(case, namespace, &["mine".into(), "victim".into()]).await;
     }
     (world, victim)
 }
@@ -220,67 +121,6 @@ async fn no_reference_of_a_secret_store_leaves_its_namespace() {
         assert!(told.status == "False" && says, "{what}: {} {message}", told.status);
     }
     nobody_went_there(world, &victim).await;
-}
-
-/// Kinds of generator that this version does not serve.
-const NOT_SERVED: [&str; 7] = [
-    "BeyondtrustWorkloadCredentialsDynamicSecret",
-    "CloudsmithAccessToken",
-    "GithubAccessToken",
-    "GitlabDeployToken",
-    "QuayAccessToken",
-    "Grafana",
-    "MFA",
-];
-
-/// A generator of each kind for every way to log in that it shares with a store.
-fn generators() -> Vec<(&'static str, Value)> {
-    let secret = json!({"name": "mine", "key": "k"});
-    let mut all = Vec::new();
-    for (_, store) in stores() {
-        let (provider, spec) = store.as_object().unwrap().iter().next().unwrap();
-        match provider.as_str() {
-            "vault" => all.push(("VaultDynamicSecret", json!({"path": "a/b", "provider": spec}))),
-            "aws" => all.extend(
-                ["ECRAuthorizationToken", "STSSessionToken"]
-                    .map(|kind| (kind, json!({"region": "eu-west-1", "auth": spec["auth"]}))),
-            ),
-            "gcpsm" => all.push(("GCRAccessToken", json!({"projectID": "p", "auth": spec["auth"]}))),
-            "webhook" => all.push(("Webhook", spec.clone())),
-            _ => {}
-        }
-    }
-    let registry = |auth: Value| json!({"tenantId": "t", "registry": "x.azurecr.io", "auth": auth});
-    all.push((
-        "ACRAccessToken",
-        registry(json!({"servicePrincipal": {"secretRef": {"clientId": secret, "clientSecret": secret}}})),
-    ));
-    all.push(("ACRAccessToken", registry(json!({"workloadIdentity": {"serviceAccountRef": {"name": "mine"}}}))));
-    all
-}
-
-/// The fields of the generators that are served and that hold a namespace of Kubernetes, alone and in a ClusterGenerator: kind and path.
-fn fields_of_generators() -> BTreeSet<(String, String)> {
-    let text = std::fs::read_to_string(harness::root().join("e2e/contract/fields.tsv")).unwrap();
-    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
-    let served: BTreeSet<&str> = generators().into_iter().map(|(kind, _)| kind).collect();
-    let named = |row: &&Vec<&str>| row[2].starts_with("spec.") && row[2].ends_with(".namespace");
-    let own = rows.iter().filter(named).filter(|row| served.contains(row[0])).map(|row| (row[0].to_owned(), row[2].to_owned()));
-    // Its provider is a store's.
-    let vault =
-        fields().into_iter().filter_map(|path| Some(format!("spec.provider.{}", path.strip_prefix("spec.provider.vault.")?)));
-    let vaults_own = [
-        "spec.generator.vaultDynamicSecretSpec.provider.namespace",
-        "spec.generator.vaultDynamicSecretSpec.provider.auth.namespace",
-    ];
-    let parts: BTreeSet<&str> = served.iter().map(|kind| GeneratorKind::of(kind).unwrap().field()).collect();
-    let in_clusters = rows
-        .iter()
-        .filter(named)
-        .filter(|row| row[0] == "ClusterGenerator" && parts.contains(row[2].split('.').nth(2).unwrap_or_default()))
-        .filter(|row| !vaults_own.contains(&row[2]))
-        .map(|row| (row[0].to_owned(), row[2].to_owned()));
-    own.chain(in_clusters).chain(vault.map(|path| ("VaultDynamicSecret".to_owned(), path))).collect()
 }
 
 #[tokio::test]
@@ -445,21 +285,9 @@ async fn a_cluster_stores_references_are_read_where_they_say_or_as_whoever_uses_
             }
         }
     }
-    let pair = Authority::new("tenants").issue("tenant", None, &["localhost"]);
-    let both = format!("{}\n{}", pair.certificate, pair.key);
+    let names: Vec<String> = (0..count).map(|n| format!("ref-{n}")).collect();
     for namespace in [&case.name, &other] {
-        for n in 0..count {
-            let metadata = json!({"name": format!("ref-{n}"), "namespace": namespace, "labels": {"external-secrets.io/type": "webhook"},
-                "annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/r", "iam.gke.io/gcp-service-account": "a@b.c",
-                    "azure.workload.identity/client-id": "c"}});
-            let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata,
-                "stringData": {"k": "CANARY-k", "pem": both, "aws_access_key_id": "k", "aws_secret_access_key": "s", "access_key_id": "k", "secret_access_key": "s"}});
-            let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
-            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"pem": both}});
-            for object in [secret, account, map] {
-                harness::apply(&case.client, None, object).await.unwrap();
-            }
-        }
+        nameable(case, namespace, &names).await;
     }
     world.start().await;
     for (store, spec) in &stores_made {
