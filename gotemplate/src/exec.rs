@@ -84,7 +84,7 @@ const TEXT: usize = 4 << 20;
 const VARIABLES: usize = 1000;
 
 impl Meter {
-    fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self { steps: limits.steps, memory: limits.memory, limits, look: limits.steps, begun: Instant::now() }
     }
 

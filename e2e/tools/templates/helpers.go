@@ -61,6 +61,36 @@ var helpers = map[string]any{
 	"pkcs12certPass":   pkcs12cert,
 }
 
+// What Go writes in one of the ways that there are, in base64: for stores that we read. Only Go has it.
+func goPkcs12(how, password, key, certificates string) (string, error) {
+	encoders := map[string]*pkcs12.Encoder{
+		"LegacyRC2":    pkcs12.LegacyRC2,
+		"LegacyDES":    pkcs12.LegacyDES,
+		"Modern2023":   pkcs12.Modern2023,
+		"Modern2026":   pkcs12.Modern2026,
+		"Passwordless": pkcs12.Passwordless,
+	}
+	block, _ := pem.Decode([]byte(key))
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return "", err
+	}
+	var chain []*x509.Certificate
+	for rest := []byte(certificates); ; {
+		block, rest = pem.Decode(rest)
+		if block == nil {
+			break
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return "", err
+		}
+		chain = append(chain, certificate)
+	}
+	store, err := encoders[how].Encode(parsed, chain[0], chain[1:], password)
+	return base64.StdEncoding.EncodeToString(store), err
+}
+
 func encode(kind string, der []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 }

@@ -54,9 +54,9 @@ func ask(q question) (a answer) {
 	if missing == "" {
 		missing = "default"
 	}
-	empty := template.New("t").Option("missingkey=" + missing).Delims(q.Left, q.Right)
+	empty := template.New("t").Option("missingkey="+missing).Delims(q.Left, q.Right)
 	if q.Sprig {
-		empty = empty.Funcs(functions())
+		empty = empty.Funcs(functions()).Funcs(template.FuncMap{"goPkcs12": goPkcs12})
 	}
 	parsed, err := empty.Parse(q.Template)
 	if err != nil {

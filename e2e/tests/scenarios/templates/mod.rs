@@ -274,7 +274,7 @@ fn what_is_said_to_differ_from_go_differs() {
 }
 
 #[test]
-fn go_reads_the_pkcs12_stores_that_we_write() {
+fn go_reads_the_pkcs12_stores_that_we_write_and_we_read_go_s() {
     let text = std::fs::read_to_string(root().join("e2e/templates/sprig.txt")).unwrap();
     let block = |kind: &str| {
         let start = text.find(&format!("-----BEGIN {kind}-----")).unwrap();
@@ -309,6 +309,23 @@ fn go_reads_the_pkcs12_stores_that_we_write() {
         assert_eq!(read(format!(r#"{{{{ "{store}" | b64dec | pkcs12keyPass "{password}" }}}}"#)), key, "{write}");
         assert_eq!(read(format!(r#"{{{{ "{store}" | b64dec | pkcs12certPass "{password}" }}}}"#)), with, "{write}");
         assert_eq!(written(&format!(r#"{{{{ "{store}" | b64dec | pkcs12certPass "{password}" }}}}"#)), with, "{write}");
+    }
+    for (how, password) in [
+        ("LegacyRC2", "hunter2"),
+        ("LegacyDES", "hünter€"),
+        ("LegacyDES", ""),
+        ("Modern2023", "hünter€"),
+        ("Modern2026", "hunter2"),
+        ("Passwordless", ""),
+    ] {
+        let store = read(format!(r#"{{{{ goPkcs12 "{how}" "{password}" .key .chain }}}}"#));
+        let of = |function: &str, password: &str| {
+            question(format!(r#"{{{{ "{store}" | b64dec | {function} "{password}" }}}}"#)).answer()
+        };
+        assert_eq!(of("pkcs12keyPass", password).unwrap(), key.as_bytes(), "{how}");
+        assert_eq!(of("pkcs12certPass", password).unwrap(), chain.as_bytes(), "{how}");
+        let wrong = of("pkcs12keyPass", "wrong");
+        assert!(how == "Passwordless" || wrong.is_err(), "{how}: {wrong:?}");
     }
     // A store of Java's kind, which Go does not read: another library does.
     const READ: &str = "import base64, sys\nfrom cryptography.hazmat.primitives.serialization import Encoding, pkcs12\n\

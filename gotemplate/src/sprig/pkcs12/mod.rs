@@ -1,8 +1,10 @@
 //! PKCS#12 stores: keys with their certificates, and trusted certificates.
 
+mod read;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, Pkcs12Archive, PrivateKey, PrivateKeyChain};
+use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, PrivateKey, PrivateKeyChain};
 
 use super::crypto::SLOW;
 use super::pem::{Block, CERTIFICATE, Link, chain, charge, keys};
@@ -11,39 +13,12 @@ use crate::exec::Meter;
 use crate::functions::Answer;
 use crate::value::Value;
 
-/// Largest store that is read, in bytes.
-const LARGEST: usize = 64 << 10;
-/// Most parts that are encrypted each with an effort of their own, and what begins one: PBES2 (RFC 8018), and PKCS#12's own schemes.
-const PARTS: usize = 20;
-const ENCRYPTED: [&[u8]; 2] =
-    [&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x05, 0x0d], &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x0c, 0x01]];
-/// DER of the object identifier of scrypt (RFC 7914), whose parameters may ask for a gigabyte.
-const SCRYPT: &[u8] = &[0x06, 0x09, 0x2b, 0x06, 0x01, 0x04, 0x01, 0xda, 0x47, 0x04, 0x0b];
 /// What Java's and OpenSSL's stores are made with as well (RFC 8018 asks for at least 1,000).
 const ITERATIONS: u32 = 10_000;
 
-fn decoded(meter: &mut Meter, input: &[u8], password: &str) -> Result<Pkcs12Archive, String> {
-    meter.steps(2 * SLOW)?;
-    meter.memory(4 * input.len())?;
-    if input.len() > LARGEST {
-        return Err(format!("the PKCS#12 store is larger than {LARGEST} bytes"));
-    }
-    if memchr::memmem::find(input, SCRYPT).is_some() {
-        return Err("the PKCS#12 store is encrypted with scrypt, which is not supported".into());
-    }
-    let parts: usize = ENCRYPTED.iter().map(|begin| memchr::memmem::find_iter(input, begin).count()).sum();
-    if parts > PARTS {
-        return Err(format!("the PKCS#12 store has more than {PARTS} encrypted parts"));
-    }
-    // Its errors say what is wrong with the form; that the password is wrong shows in them as a MAC that does not fit.
-    Pkcs12Archive::from_pkcs12(input, password)
-        .map_err(|_| "the input is no PKCS#12 store, or the password is another (is it still base64? use b64dec)".to_owned())
-}
-
 fn key_of(meter: &mut Meter, input: &Value, password: &str) -> Answer {
-    let archive = decoded(meter, text(input), password)?;
-    match archive.keys.as_slice() {
-        [key] => made(meter, Block::new("PRIVATE KEY", key.key.as_der()).encode()),
+    match read::read(meter, text(input), password)?.keys.as_slice() {
+        [key] => made(meter, Block::new("PRIVATE KEY", key).encode()),
         keys => Err(format!("the PKCS#12 store has {} private keys, not one", keys.len())),
     }
 }
@@ -57,17 +32,16 @@ pub(super) fn key_pass(meter: &mut Meter, arguments: &[Value]) -> Answer {
 }
 
 fn certs_of(meter: &mut Meter, input: &Value, password: &str) -> Answer {
-    let archive = decoded(meter, text(input), password)?;
-    if archive.certs.is_empty() {
+    let ders = read::read(meter, text(input), password)?.certificates;
+    if ders.is_empty() {
         return Err("the PKCS#12 store has no certificate".into());
     }
-    let ders: Vec<&[u8]> = archive.certs.iter().map(|bag| bag.cert.as_der()).collect();
     let links: Result<Vec<Link>, String> = ders.iter().map(|der| Link::parse(der)).collect();
     let pem = |der: &[u8]| Block::new(CERTIFICATE, der).encode();
     // Certificates that are no chain stay as they are.
     let ordered: String = match chain(links?) {
         Ok(links) => links.iter().map(|link| pem(&link.der)).collect(),
-        Err(_) => ders.into_iter().map(pem).collect(),
+        Err(_) => ders.iter().map(|der| pem(der)).collect(),
     };
     made(meter, ordered)
 }
