@@ -38,11 +38,11 @@ pub struct Harness {
 }
 
 impl Harness {
-    /// Starts a control plane and a Vault, and finds or builds all binaries.
+    /// Starts a control plane and a Vault, and finds or builds all binaries; the operator's is what `operator` gives.
     ///
     /// # Errors
     /// A sentence that says what is missing and what to do.
-    pub fn start(release: bool, say: &dyn Fn(&str)) -> Result<Self, String> {
+    pub fn start(operator: impl FnOnce() -> Result<PathBuf, String>, say: &dyn Fn(&str)) -> Result<Self, String> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::Builder::new().prefix("lockstep-").tempdir().map_err(|e| e.to_string())?;
         let control_plane = ControlPlane::start(&folder.path().join("control-plane"), say)?;
@@ -53,7 +53,7 @@ impl Harness {
             environment.push(("GOOGLE_APPLICATION_CREDENTIALS".to_owned(), google.display().to_string()));
         }
         let vault = Vault::start(&folder.path().join("vault"), &environment, say)?;
-        let binary = components::operator(release)?;
+        let binary = operator()?;
         Ok(Self { control_plane, vault, binary, folder })
     }
 
@@ -247,7 +247,7 @@ pub async fn installed() -> Arc<Harness> {
     let started = tokio::task::spawn_blocking(|| {
         let say = |text: &str| eprintln!("{text}");
         GCP.get_or_init(Gcp::start).as_ref().map_err(Clone::clone)?;
-        let harness = SHARED.get_or_init(|| Harness::start(false, &say).map(Arc::new)).clone()?;
+        let harness = SHARED.get_or_init(|| Harness::start(|| components::operator(false), &say).map(Arc::new)).clone()?;
         AWS.get_or_init(|| Aws::start(harness.folder.path(), &say)).as_ref().map_err(Clone::clone)?;
         AZURE.get_or_init(Azure::start).as_ref().map_err(Clone::clone)?;
         Ok(harness)

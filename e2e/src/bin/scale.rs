@@ -178,7 +178,11 @@ async fn one(
     let options = Options { bare_concurrency: args.bare_concurrency, operator: args.operator.clone() };
     let begun = std::time::Instant::now();
     let name = scenario.to_possible_value().expect("a name").get_name().to_owned();
-    note(&format!("{name}: starting a control plane and a Vault; building the operator with --release"));
+    let operator = match &args.operator {
+        Some(binary) => format!("taking the operator {}", binary.display()),
+        None => "building the operator with --release".to_owned(),
+    };
+    note(&format!("{name}: starting a control plane and a Vault; {operator}"));
     let one = |report: Report| vec![report];
     let reports = match scenario {
         Scenario::Burst | Scenario::All => scenarios::burst(&options, objects, args.sharing).await.map(one),

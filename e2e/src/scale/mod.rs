@@ -19,6 +19,7 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use lockstep_crds::{ExternalSecret, LABEL_MANAGED};
 use serde_json::{Value, json};
 
+use crate::components;
 use crate::harness::{self, Harness};
 use crate::operator::{Operator, OperatorOptions, sum};
 use crate::vault::ROOT;
@@ -107,11 +108,10 @@ impl Bench {
     /// # Errors
     /// A sentence that says what is missing.
     pub async fn start(options: &Options) -> Result<Self, String> {
-        let harness = tokio::task::spawn_blocking(|| Harness::start(true, &report::note)).await.map_err(|e| e.to_string())??;
-        let harness = match &options.operator {
-            Some(binary) => Harness { binary: binary.clone(), ..harness },
-            None => harness,
-        };
+        let given = options.operator.clone();
+        let operator = move || given.map_or_else(|| components::operator(true), Ok);
+        let start = move || Harness::start(operator, &report::note);
+        let harness = tokio::task::spawn_blocking(start).await.map_err(|e| e.to_string())??;
         let client = harness.client().await;
         harness.install(&client).await;
         harness.vault.prepare().await;

@@ -4,13 +4,17 @@ use std::process::Command;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, Patch, PatchParams};
+use lockstep_e2e::components;
 use lockstep_e2e::harness::{self, Harness};
 use serde_json::json;
 
 #[tokio::test]
 async fn an_installed_crd_that_holds_more_is_left_in_place_and_the_tables_have_their_columns() {
     // CRDs are shared by everyone in a cluster: this scenario has one of its own.
-    let harness = tokio::task::spawn_blocking(|| Harness::start(false, &|t| eprintln!("{t}"))).await.unwrap().unwrap();
+    let harness = tokio::task::spawn_blocking(|| Harness::start(|| components::operator(false), &|t| eprintln!("{t}")))
+        .await
+        .unwrap()
+        .unwrap();
     let client = harness.client().await;
     let install = || {
         let mut command = Command::new(&harness.binary);
