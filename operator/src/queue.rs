@@ -110,6 +110,25 @@ struct Class<K> {
     turns: Turns,
 }
 
+/// How many refreshes of a backlog are looked through for others of a group.
+const LOOK: usize = 16_384;
+
+impl<K: Clone + Ord> Class<K> {
+    /// Others of a group that is served late, which are overdue since another moment or are due soon: they go along for nothing, and
+    /// come together from then on. Else each moment would take a read of its own, and the backlog that this makes would last: who is
+    /// served late by a third of the interval does not get to its phase ([`Turn::after`]).
+    fn others(&self, turn: Turn, first: &K, since: Instant, now: Instant) -> Vec<K> {
+        if now.saturating_duration_since(since) < turn.apart() {
+            return Vec::new();
+        }
+        let soon = now + turn.apart();
+        let near = self.due.iter().take_while(|(at, ..)| *at <= soon).take(LOOK);
+        near.filter(|(at, group, key)| *group == turn.group && *at != since && key != first)
+            .map(|(.., key)| key.clone())
+            .collect()
+    }
+}
+
 /// The pure part.
 pub struct Schedule<K> {
     entries: HashMap<K, Entry>,
@@ -234,10 +253,13 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
         heads.sort();
         for (at, class, key) in heads {
             let Some(turn) = self.entries.get(&key).and_then(|e| e.turn) else { continue };
-            if self.classes.get_mut(&class).is_some_and(|all| all.turns.take(turn, now))
-                && let Some(due) = self.take_due(key, Wake::turn(at))
-            {
-                return Some(due);
+            let Some(all) = self.classes.get_mut(&class) else { continue };
+            if all.turns.take(turn, now) {
+                let others = all.others(turn, &key, at, now);
+                others.into_iter().for_each(|key| self.set(key, Some(at), true));
+                if let Some(due) = self.take_due(key, Wake::turn(at)) {
+                    return Some(due);
+                }
             }
         }
         None

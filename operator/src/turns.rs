@@ -50,6 +50,11 @@ impl Turn {
         last.checked_add(wait).unwrap_or(Timestamp::MAX)
     }
 
+    /// How far apart two refreshes of an object are at least, as a rule; so much earlier than due may one go along with its group.
+    pub fn apart(&self) -> Duration {
+        Duration::from_millis(self.every_ms / APART as u64)
+    }
+
     /// Its class: refreshes of like intervals share a bucket, so that a backlog of long ones never holds up short ones.
     pub fn class(&self) -> u32 {
         self.every_ms.max(1).ilog2()

@@ -176,8 +176,9 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     let writes = object.spec.target.creation_policy != CreationPolicy::None && !memo.deleted_by_policy;
     let touched = writes && target.differs(memo.binding.as_ref());
     let next = settings.next_refresh(memo.refreshed, *now);
-    // What only time asks for waits for its turn.
-    let due = wake.turn && next.is_some_and(|due| due.at <= *now);
+    // What only time asks for waits for its turn, which comes a little early to those whose group is served; not before a window.
+    let early = |due: &Due| if settings.windows.is_some() { Duration::ZERO } else { due.turn.apart() };
+    let due = wake.turn && next.is_some_and(|due| super::status::until(*now, due.at) <= early(&due));
     // So does what had failed already when this process came, unless a person changed it meanwhile.
     let old_failure = failed && observed.first && !changed && !wake.turn && !touched;
     // What has ended is worth nothing, whatever the policy says.
@@ -547,6 +548,18 @@ mod tests {
             }
             let got = decide(&es, &memo, seen("7"), wake, at(seconds));
             assert_eq!(got, expected, "{policy} {interval} changed={changed} at {seconds}");
+        }
+    }
+
+    #[test]
+    fn a_turn_may_come_a_sixth_of_the_interval_early_and_never_before_a_window() {
+        let turn = Wake::turn(Instant::now());
+        let window = json!({"kind": "allow", "windows": [{"schedule": "0 0 1 1 *", "duration": "1h"}]});
+        for (windows, minutes, expected) in [(json!(null), 9, "fetch"), (json!(null), 11, "skip"), (window, 9, "skip")] {
+            let es = object(json!({"refreshInterval": "1h", "syncWindows": windows}));
+            let due = settings(&es, false).unwrap().next_refresh(Some(at(0)), at(0)).unwrap().at;
+            let now = due.checked_sub(Duration::from_secs(60 * minutes)).unwrap();
+            assert_eq!(decide(&es, &synced(&es), seen("7"), turn, now), expected, "{minutes} {windows}");
         }
     }
 
