@@ -163,7 +163,8 @@ pub(super) fn keep(world: &World, folder: &std::path::Path) {
 /// What is written again and again.
 async fn quiet(world: &World) -> Result<(), String> {
     let writes = || {
-        let of_cluster = |e: &Exchange| e.sort == Sort::Write && counts(e) && !e.path.ends_with("/token");
+        let of_cluster =
+            |e: &Exchange| e.sort == Sort::Write && counts(e) && !e.path.ends_with("/token") && world.is_own(&e.path);
         let of_provider = |e: &Exchange| e.sort == Sort::Write && e.path.contains("/data/");
         let told = |e: Exchange| format!("{} {}", e.method, e.path);
         let mut all: Vec<String> = world.api.log().into_iter().filter(of_cluster).map(told).collect();

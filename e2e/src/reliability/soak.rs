@@ -272,7 +272,8 @@ impl Walk {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        let writes = || self.world.api.log().iter().filter(|e| counts(e) && e.sort == Sort::Write).count();
+        let writes =
+            || self.world.api.log().iter().filter(|e| counts(e) && e.sort == Sort::Write && self.world.is_own(&e.path)).count();
         tokio::time::sleep(Duration::from_secs(10)).await;
         let before = writes();
         tokio::time::sleep(Duration::from_secs(10)).await;

@@ -65,6 +65,13 @@ impl World {
         Self::of(case, making, &token)
     }
 
+    /// Whether a request is about this world's namespaces, or about none. Of an object whose store is nowhere every operator says so, also
+    /// of those that another test is taking away.
+    pub fn is_own(&self, path: &str) -> bool {
+        let Some((_, rest)) = path.split_once("/namespaces/") else { return true };
+        rest.strip_prefix(self.case.name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '-']))
+    }
+
     /// One in a case of its own class, whose operator is whoever has this token.
     pub fn of(case: Case, making: Making, token: &str) -> Self {
         let plane = &case.harness.control_plane;

@@ -318,10 +318,10 @@ async fn what_is_there_is_kept_while_vault_is_away_and_a_lease_may_be_longer_tha
     let operator = case.own_operator("a", &["--generator-gc-grace-period", "1s"]);
     let vault = &case.harness.vault;
     let proxy = lockstep_e2e::proxy::Proxy::to(vault.url.trim_start_matches("http://"));
-    // A login of seconds, renewed by the operator, and a lease of hours under it.
+    // A login of a minute, which outlives the time that Vault is away (its end would be that of all its leases), and a lease of hours.
     vault.policy_of(&case.name, &["read", "update"], &["database/creds/*", "sys/leases/*", "auth/token/renew-accessor"]).await;
     vault.auth(&case.name, "userpass").await;
-    let login = json!({"password": "CANARY-login", "token_policies": [case.name], "token_ttl": "20s", "token_max_ttl": "1h"});
+    let login = json!({"password": "CANARY-login", "token_policies": [case.name], "token_ttl": "1m", "token_max_ttl": "1h"});
     vault.write(&format!("auth/{}/users/operator", case.name), login).await;
     case.apply_secret("login", &[("password", "CANARY-login")]).await;
     role(&case, &case.name, "2h", "24h").await;

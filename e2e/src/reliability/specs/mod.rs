@@ -213,7 +213,7 @@ async fn walks(world: &World, subject: &mut impl Subject, from: usize, count: us
 /// What failed waits for its interval: once all is settled nobody asks, writes or panics.
 async fn is_quiet(world: &World, tally: &mut Tally) {
     let writes = || {
-        let counted = world.api.log().into_iter().filter(|e| counts(e) && e.sort == Sort::Write);
+        let counted = world.api.log().into_iter().filter(|e| counts(e) && e.sort == Sort::Write && world.is_own(&e.path));
         counted.map(|e| format!("{} {}", e.method, e.path)).collect::<Vec<_>>()
     };
     let end = tokio::time::Instant::now() + SETTLES_WITHIN;
