@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::turns::{Turn, Turns};
+use crate::turns::{Taken, Turn, Turns};
 
 /// Why an object is reconciled; wakes that meet are merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,8 @@ struct Entry {
     /// Whether the timer is that of a refresh, which waits for its turn.
     paced: bool,
     turn: Option<Turn>,
+    /// When its turn came last.
+    served: Option<Instant>,
     again: Option<Wake>,
 }
 
@@ -117,6 +119,8 @@ impl<K: Clone + Ord> Class<K> {
     /// Others of a group that is served late, which are overdue since another moment or are due soon: they go along for nothing, and
     /// come together from then on. Else each moment would take a read of its own, and the backlog that this makes would last: who is
     /// served late by a third of the interval does not get to its phase ([`Turn::after`]).
+    ///
+    /// Some of them may have been served a moment ago.
     fn others(&self, turn: Turn, first: &K, since: Instant, now: Instant) -> Vec<K> {
         if now.saturating_duration_since(since) < turn.apart() {
             return Vec::new();
@@ -136,6 +140,22 @@ pub struct Schedule<K> {
     timers: BTreeSet<(Instant, K)>,
     classes: BTreeMap<u32, Class<K>>,
     running: usize,
+    #[cfg(test)]
+    stands: Stands,
+}
+
+/// Under virtual time a hot loop lets no time pass: it is to be a failed test, and not one without an end.
+#[cfg(test)]
+#[derive(Default)]
+struct Stands(Option<(Instant, usize)>);
+
+#[cfg(test)]
+impl Stands {
+    fn count(&mut self, now: Instant, keys: usize) {
+        let before = self.0.filter(|(at, _)| *at == now).map_or(0, |(_, n)| n);
+        self.0 = Some((now, before + 1));
+        assert!(before < 100 * (keys + 10), "{before} runs of {keys} keys, and no time has passed");
+    }
 }
 
 impl<K: Clone + Eq + Hash + Ord> Default for Schedule<K> {
@@ -147,7 +167,15 @@ impl<K: Clone + Eq + Hash + Ord> Default for Schedule<K> {
 impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
     /// Nothing to do yet.
     pub fn new() -> Self {
-        Self { entries: HashMap::new(), lane: VecDeque::new(), timers: BTreeSet::new(), classes: BTreeMap::new(), running: 0 }
+        Self {
+            entries: HashMap::new(),
+            lane: VecDeque::new(),
+            timers: BTreeSet::new(),
+            classes: BTreeMap::new(),
+            running: 0,
+            #[cfg(test)]
+            stands: Stands::default(),
+        }
     }
 
     fn class(&mut self, turn: Turn) -> &mut Class<K> {
@@ -221,8 +249,13 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.running = true;
             wake = entry.again.take().map_or(wake, |again| again.merge(wake));
+            if wake.turn {
+                entry.served = Some(now);
+            }
         }
         self.running += 1;
+        #[cfg(test)]
+        self.stands.count(now, self.entries.len());
         Some((key, wake))
     }
 
@@ -254,15 +287,27 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
         for (at, class, key) in heads {
             let Some(turn) = self.entries.get(&key).and_then(|e| e.turn) else { continue };
             let Some(all) = self.classes.get_mut(&class) else { continue };
-            if all.turns.take(turn, now) {
+            let taken = all.turns.take(turn, now);
+            if taken == Taken::Anew {
                 let others = all.others(turn, &key, at, now);
-                others.into_iter().for_each(|key| self.set(key, Some(at), true));
-                if let Some(due) = self.take_due(key, Wake::turn(at)) {
-                    return Some(due);
-                }
+                others.into_iter().for_each(|key| self.go_along(key, turn, at, now));
+            }
+            if taken != Taken::No
+                && let Some(due) = self.take_due(key, Wake::turn(at))
+            {
+                return Some(due);
             }
         }
         None
+    }
+
+    /// One that was served a moment ago does not: else two of a group, both due again at once because they are told the time in whole
+    /// seconds, would take each other along forever.
+    fn go_along(&mut self, key: K, turn: Turn, at: Instant, now: Instant) {
+        let served = self.entries.get(&key).and_then(|entry| entry.served);
+        if served.is_none_or(|served| now.saturating_duration_since(served) >= turn.apart()) {
+            self.set(key, Some(at), true);
+        }
     }
 
     /// A timer that runs out during a run becomes a wake of the next one.

@@ -332,3 +332,49 @@ fn groups_that_are_served_late_come_together_after_the_backlog_and_not_minutes_l
         assert!(reads[3..].iter().all(|reads| *reads <= GROUPS), "{reads:?}");
     }
 }
+
+#[test]
+fn who_was_served_a_moment_ago_does_not_go_along_again() {
+    let start = Instant::now();
+    let turn = Turn { group: 7, every_ms: 60_000 };
+    let due = |at| Some(Next { turn: Some(turn), ..Next::at(at) });
+    let mut s = Schedule::new();
+    (0..2).for_each(|key| s.set_timer(key, due(start + Duration::from_secs(key))));
+    let now = start + Duration::from_secs(60);
+    assert_eq!(s.pop(now).map(|(key, _)| key), Some(0));
+    s.done(0, due(now + turn.apart()));
+    let later = now + Duration::from_secs(6);
+    assert_eq!(s.pop(later).map(|(key, _)| key), Some(1), "as the first of its group again");
+    assert_eq!(s.pop(later), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    /// However late a group is served, at whatever interval, and however coarsely its members are told the time: while no time passes
+    /// nobody's turn comes twice.
+    #[test]
+    fn nobodys_turn_comes_twice_while_no_time_passes(
+        every_s in prop_oneof![9 => 1u64..40, 1 => 40u64..4000], ms in 0u64..1000,
+        late in proptest::collection::vec(0u64..100, 1..20), group in any::<u64>()
+    ) {
+        let turn = Turn { group, every_ms: every_s * 1000 };
+        let (start, epoch) = (Instant::now(), jiff::Timestamp::from_millisecond(1_700_000_000_000).unwrap());
+        // Each is overdue, since up to an interval.
+        let since = Duration::from_millis(turn.every_ms + ms);
+        let (now, clock) = (start + since, epoch + since);
+        // After a restart a status tells the time in whole seconds.
+        let clock = if every_s < 10 { clock } else { jiff::Timestamp::from_second(clock.as_second()).unwrap() };
+        let mut s = Schedule::new();
+        for (key, late) in late.iter().enumerate() {
+            let at = start + Duration::from_millis(turn.every_ms * late / 100);
+            s.set_timer(key, Some(Next { turn: Some(turn), ..Next::at(at) }));
+        }
+        let mut served = std::collections::HashSet::new();
+        while let Some((key, wake)) = s.pop(now) {
+            prop_assert!(wake.turn && served.insert(key), "{key} again");
+            let due = Duration::try_from(turn.after(clock).duration_since(epoch)).unwrap();
+            s.done(key, Some(Next { turn: Some(turn), ..Next::at(start + due) }));
+        }
+        prop_assert!(!served.is_empty());
+    }
+}

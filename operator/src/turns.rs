@@ -66,6 +66,17 @@ impl Turn {
     }
 }
 
+/// Whether a refresh may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Not yet.
+    No,
+    /// With those of its group that began a moment ago.
+    Along,
+    /// As the first of its group.
+    Anew,
+}
+
 /// Who of a class may begin: a bucket that fills at [`PEAK`] times the steady rate.
 #[derive(Debug)]
 pub struct Turns {
@@ -130,14 +141,14 @@ impl Turns {
         self.recent.get(&turn).is_some_and(|at| now.saturating_duration_since(*at) < turn.together())
     }
 
-    /// Whether a refresh may begin now; if so, it counts.
-    pub fn take(&mut self, turn: Turn, now: Instant) -> bool {
+    /// Whether a refresh may begin now; if so, it counts, the first of its group at least.
+    pub fn take(&mut self, turn: Turn, now: Instant) -> Taken {
         if self.is_recent(turn, now) {
-            return true;
+            return Taken::Along;
         }
         self.count(now);
         if !self.bucket.take() {
-            return false;
+            return Taken::No;
         }
         if self.recent.len() > 1024 {
             self.recent.retain(|turn, at| now.saturating_duration_since(*at) < turn.together());
@@ -145,7 +156,7 @@ impl Turns {
         if self.groups.get(&turn).is_some_and(|members| *members > 1) {
             self.recent.insert(turn, now);
         }
-        true
+        Taken::Anew
     }
 
     /// When that refresh may begin at the earliest.
@@ -240,7 +251,7 @@ mod tests {
         let mut next = left.next();
         let mut taken = 0;
         for ms in 0..10_000 {
-            while let Some(turn) = next.filter(|turn| turns.take(**turn, start + Duration::from_millis(ms))) {
+            while let Some(turn) = next.filter(|turn| turns.take(**turn, start + Duration::from_millis(ms)) != Taken::No) {
                 taken += 1;
                 let _ = turn;
                 next = left.next();
@@ -257,7 +268,7 @@ mod tests {
         all.iter().for_each(|t| turns.join(*t));
         assert!((turns.steady() - 100.0).abs() < 1e-6);
         let later = start + Duration::from_secs(1000);
-        let taken = all.iter().take_while(|t| turns.take(**t, later)).count();
+        let taken = all.iter().take_while(|t| turns.take(**t, later) != Taken::No).count();
         assert!((1..=21).contains(&taken), "{taken}: a tenth of a second's worth");
         let wait = turns.earliest(all[500], later) - later;
         assert!(wait <= Duration::from_millis(6), "{wait:?}");
