@@ -177,6 +177,11 @@ impl Aws {
         lock(&self.shared.faults).push((key.to_owned(), operation.to_owned(), times, fault));
     }
 
+    /// Fails nothing for a key any more.
+    pub fn heal(&self, key: &str) {
+        lock(&self.shared.faults).retain(|(of, ..)| of != key);
+    }
+
     /// Calls so far of a key, and of sessions of roles that it stands for.
     pub fn calls(&self, key: &str) -> Vec<Call> {
         let sessions = lock(&self.shared.sessions);

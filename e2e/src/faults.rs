@@ -1,5 +1,6 @@
 //! What can go wrong between a client and a server: before any of the servers here, and as a proxy before any other.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -46,8 +47,29 @@ type When = Arc<dyn Fn(&Parts, &Bytes) -> bool + Send + Sync>;
 
 struct Rule {
     when: When,
-    left: usize,
+    left: Left,
     fault: Fault,
+}
+
+/// How often a fault is to happen still; `usize::MAX` is without an end.
+#[derive(Clone, Debug)]
+pub struct Left(Arc<AtomicUsize>);
+
+impl Left {
+    fn times(times: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(times)))
+    }
+
+    /// So often.
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn take(&self) {
+        if self.get() < usize::MAX {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
 }
 
 /// Faults that are to happen, and how often still.
@@ -94,7 +116,7 @@ impl Faults {
                     log.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(asked);
                     false
                 }),
-                left: usize::MAX,
+                left: Left::times(usize::MAX),
                 fault: Fault::Cut,
             },
         );
@@ -102,13 +124,10 @@ impl Faults {
     }
 
     /// Lets the next requests for which `when` holds go wrong, so many times.
-    pub fn add(&self, times: usize, fault: Fault, when: impl Fn(&Parts, &Bytes) -> bool + Send + Sync + 'static) {
-        self.rules().push(Rule { when: Arc::new(when), left: times, fault });
-    }
-
-    /// How many faults are to happen still.
-    pub fn left(&self) -> usize {
-        self.rules().iter().filter(|rule| rule.left < usize::MAX).map(|rule| rule.left).sum()
+    pub fn add(&self, times: usize, fault: Fault, when: impl Fn(&Parts, &Bytes) -> bool + Send + Sync + 'static) -> Left {
+        let left = Left::times(times);
+        self.rules().push(Rule { when: Arc::new(when), left: left.clone(), fault });
+        left
     }
 
     /// Puts them before a server.
@@ -148,10 +167,10 @@ impl Faults {
 
     fn next(&self, parts: &Parts, body: &Bytes) -> Option<Fault> {
         let mut rules = self.rules();
-        let at = rules.iter().position(|rule| rule.left > 0 && (rule.when)(parts, body))?;
-        rules[at].left -= 1;
+        let at = rules.iter().position(|rule| rule.left.get() > 0 && (rule.when)(parts, body))?;
+        rules[at].left.take();
         let fault = rules[at].fault.clone();
-        rules.retain(|rule| rule.left > 0);
+        rules.retain(|rule| rule.left.get() > 0);
         Some(fault)
     }
 }

@@ -17,6 +17,7 @@ use crate::azure::Azure;
 use crate::components;
 use crate::control_plane::{ControlPlane, kubeconfig};
 use crate::gcp::Gcp;
+use crate::interposer::{Interposer, Lie, Setting, Sort};
 use crate::operator::{Operator, OperatorOptions};
 use crate::vault::Vault;
 
@@ -35,7 +36,13 @@ pub struct Harness {
     pub binary: PathBuf,
     /// Where everything lies.
     pub folder: tempfile::TempDir,
+    /// Before the API server, where what operators watch is to come late.
+    late: Option<Interposer>,
 }
+
+/// By how much, at most and in milliseconds, each event comes late that an operator watches. Tests that take an order of events for
+/// granted fail then, as they do once in a hundred times on a busy machine.
+const LATE: &str = "SCENARIOS_LATE_MS";
 
 impl Harness {
     /// Starts a control plane and a Vault, and finds or builds all binaries; the operator's is what `operator` gives.
@@ -54,7 +61,14 @@ impl Harness {
         }
         let vault = Vault::start(&folder.path().join("vault"), &environment, say)?;
         let binary = operator()?;
-        Ok(Self { control_plane, vault, binary, folder })
+        let late = std::env::var(LATE).ok().map(|most| {
+            let most = Duration::from_millis(most.parse().unwrap_or_else(|e| panic!("{LATE}: {e}")));
+            let setting = Setting { tls: true, seed: u64::from(std::process::id()), ..Setting::default() };
+            let proxy = Interposer::before(&control_plane.url, Some(&control_plane.ca), setting);
+            proxy.script(move |exchange| if exchange.sort == Sort::Watch { Lie::Late(most) } else { Lie::None });
+            proxy
+        });
+        Ok(Self { control_plane, vault, binary, folder, late })
     }
 
     /// A client with all rights.
@@ -71,10 +85,16 @@ impl Harness {
         }
         wait_for_crds(client).await;
         let user = service_account_token(client, "lockstep-system", "lockstep").await;
-        let text = kubeconfig(&self.control_plane.url, &self.control_plane.ca, &format!("token: {user}"));
+        let ca = self.late.as_ref().map_or(&self.control_plane.ca, |late| &late.ca);
+        let text = kubeconfig(self.api_url(), ca, &format!("token: {user}"));
         let path = self.folder.path().join("operator.kubeconfig");
         std::fs::write(&path, text).expect("a kubeconfig can be written");
         path
+    }
+
+    /// Where operators find the API server.
+    pub fn api_url(&self) -> &str {
+        self.late.as_ref().map_or(&self.control_plane.url, |late| &late.url)
     }
 
     /// Starts an operator.

@@ -19,7 +19,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::control_plane::Authority;
@@ -87,6 +87,8 @@ pub enum Lie {
     Gone,
     /// For a watch: it is cut again and again.
     Cut,
+    /// For a watch: each line comes up to so much late, in order.
+    Late(Duration),
     /// For a watch that asks for the state of things: the answer of an earlier one is repeated; what came since follows late.
     Stale,
 }
@@ -434,7 +436,12 @@ async fn watched(
         *response.body_mut() = Body::from(answer.bytes().await.unwrap_or_default());
         return response;
     }
-    let (send, receive) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(64);
+    let (send, receive) = mpsc::channel::<Told>(64);
+    if let Lie::Late(most) = lie {
+        tokio::spawn(pass_late(inner, answer, send, most));
+        *response.body_mut() = Body::from_stream(received(receive));
+        return response;
+    }
     tokio::spawn(async move {
         let mut lines = Lines { stream: answer.bytes_stream().boxed(), buffer: Vec::new() };
         if let Some(old) = old {
@@ -506,9 +513,38 @@ async fn watched(
             }
         }
     });
-    let stream = futures::stream::unfold(receive, |mut receive| async move { receive.recv().await.map(|line| (line, receive)) });
-    *response.body_mut() = Body::from_stream(stream);
+    *response.body_mut() = Body::from_stream(received(receive));
     response
+}
+
+type Told = Result<Bytes, std::io::Error>;
+
+fn received(receive: mpsc::Receiver<Told>) -> impl futures::Stream<Item = Told> {
+    futures::stream::unfold(receive, |mut receive| async move { receive.recv().await.map(|line| (line, receive)) })
+}
+
+/// Passes lines on, each up to `most` after it came: how late is left to chance, their order is not.
+async fn pass_late(inner: Arc<Inner>, answer: reqwest::Response, send: mpsc::Sender<Told>, most: Duration) {
+    let (queue, mut queued) = mpsc::unbounded_channel();
+    let reads = async move {
+        let mut lines = Lines { stream: answer.bytes_stream().boxed(), buffer: Vec::new() };
+        while let Some(line) = lines.next().await {
+            let late = most / 1000 * u32::try_from(lock(&inner.chance).below(1000)).unwrap_or_default();
+            if queue.send((tokio::time::Instant::now() + late, line)).is_err() {
+                return;
+            }
+        }
+    };
+    let to = send.clone();
+    let passes = async move {
+        while let Some((at, line)) = queued.recv().await {
+            tokio::time::sleep_until(at).await;
+            if to.send(Ok(line)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! { _ = async { tokio::join!(reads, passes) } => {}, () = send.closed() => {} }
 }
 
 fn gone() -> Bytes {

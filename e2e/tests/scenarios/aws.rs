@@ -156,6 +156,10 @@ async fn a_hundred_secrets_and_parameters_are_read_in_batches() {
         on.object(&format!("s{i}"), "sm", json!([entry("x", json!({"key": on.name(&format!("s{i}"))}))])).await;
         on.object(&format!("p{i}"), "ssm", json!([entry("x", json!({"key": format!("/{}", on.name(&format!("p{i}")))}))])).await;
     }
+    for i in 0..100 {
+        on.case.failed(&format!("s{i}"), "does not exist").await;
+        on.case.failed(&format!("p{i}"), "does not exist").await;
+    }
     on.case.apply_store("sm", on.spec("SecretsManager", json!({}))).await;
     for i in 0..100 {
         on.case.secret_is(&format!("s{i}"), &[("x", &format!("CANARY-{i}"))]).await;
@@ -344,11 +348,11 @@ async fn a_store_that_says_so_tries_again() {
         on.case.apply_store(&store, on.spec(service, json!({}))).await;
         let (faults, name) = (on.aws.faults.clone(), on.case.name.clone());
         on.case
-            .rides_two_failures_out(&store, json!([entry("x", json!({"key": key}))]), &on.aws.faults, || {
+            .rides_two_failures_out(&store, json!([entry("x", json!({"key": key}))]), || {
                 let body = json!({"__type": "InternalServiceError", "message": "as the test asked"}).to_string();
                 faults.add(2, Answer { status: 503, retry_after: None, body }, move |_, body| {
                     body.windows(name.len()).any(|window| window == name.as_bytes())
-                });
+                })
             })
             .await;
         on.case.delete("patient").await;
@@ -382,9 +386,10 @@ async fn throttling_failures_and_cut_connections_leave_the_secret_alone() {
         (Fault::Late(Duration::from_secs(12)), "in time"),
     ] {
         on.aws.put_secret(&on.name("app"), &format!("CANARY-{needle}")).await;
-        on.aws.fail(&on.key, "GetSecretValue", 1, fault);
+        on.aws.fail(&on.key, "GetSecretValue", usize::MAX, fault);
         on.case.force_sync("app").await;
         on.case.failed("app", needle).await;
+        on.aws.heal(&on.key);
         assert!(on.case.secret("app").await.is_some_and(|data| !data.is_empty()), "the last good value stays");
         // Nobody does anything: it comes back by itself.
         eventually("the new value", async || on.case.secret("app").await.filter(|data| data["x"] == format!("CANARY-{needle}")))

@@ -146,13 +146,13 @@ async fn a_store_that_says_so_tries_again() {
     on.store("kv", on.secret_auth()).await;
     let host = format!("{}.vault.azure.net", on.case.name);
     on.case
-        .rides_two_failures_out("kv", json!([entry("x", json!({"key": "app"}))]), &on.azure.faults, || {
+        .rides_two_failures_out("kv", json!([entry("x", json!({"key": "app"}))]), || {
             let body = json!({"error": {"code": "ServiceUnavailable", "message": "as the test asked"}}).to_string();
             let failing = Fault::Answer { status: 503, retry_after: None, body };
             on.azure.faults.add(2, failing, move |parts, _| {
                 let to = parts.headers.get("host").and_then(|h| h.to_str().ok()).unwrap_or_default();
                 to.starts_with(&host) && parts.headers.contains_key("authorization")
-            });
+            })
         })
         .await;
 }

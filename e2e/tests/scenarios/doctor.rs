@@ -54,7 +54,11 @@ async fn what_never_synced_who_is_unused_and_what_was_left_behind_is_told_with_w
     assert!(!text.contains("CANARY"));
     // The operator's metric counts the same, of the whole cluster.
     let metric = async |check: &str| case.shared_operator().metric("lockstep_findings", &[check]).await;
-    assert!(metric("unused-store").await >= 1 && metric("unmanaged-secret").await >= 1 && metric("never-synced").await >= 1);
+    harness::eventually("the operator counts each", async || {
+        let all = [metric("unused-store").await, metric("unmanaged-secret").await, metric("never-synced").await];
+        all.iter().all(|count| *count >= 1).then_some(())
+    })
+    .await;
     let text = case.shared_operator().metrics().await;
     assert!(
         text.contains("lockstep_findings{check=\"encryption-at-rest\"} -1"),

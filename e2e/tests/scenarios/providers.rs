@@ -122,11 +122,11 @@ async fn a_store_that_says_so_tries_again() {
     let server = json!({"url": url, "caBundle": ca_bundle(&case)});
     case.apply_store("there", json!({"kubernetes": {"server": server, "auth": auth, "remoteNamespace": case.name}})).await;
     let data = json!([{"secretKey": "user", "remoteRef": {"key": "app", "property": "user"}}]);
-    case.rides_two_failures_out("there", data, &faults, || {
+    case.rides_two_failures_out("there", data, || {
         let body =
             json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "ServiceUnavailable", "code": 503});
         let failing = Fault::Answer { status: 503, retry_after: None, body: body.to_string() };
-        faults.add(2, failing, |parts, _| parts.uri.path().ends_with("/secrets/app"));
+        faults.add(2, failing, |parts, _| parts.uri.path().ends_with("/secrets/app"))
     })
     .await;
 }

@@ -208,6 +208,8 @@ async fn what_was_pushed_is_deleted_with_its_entry_and_with_the_object_where_the
 
     // The store is away while the object goes: it waits, and says for what.
     on.0.apply_secret("vault-token", &[("token", "wrong")]).await;
+    // Until the change is seen the old token deletes.
+    on.0.store_is("vault", "False", "InvalidProviderConfig", "code 403").await;
     on.api().delete("push", &DeleteParams::default()).await.unwrap();
     on.failed("push", "what was pushed could not be deleted").await;
     on.0.apply_secret("vault-token", &[("token", ROOT)]).await;

@@ -1,5 +1,8 @@
 //! Where PushSecrets push to, what goes along, and when generators are asked.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use kube::api::{Api, Patch, PatchParams};
 use lockstep_e2e::harness::{self, eventually, service_account_token};
 use serde_json::{Value, json};
@@ -190,6 +193,7 @@ async fn a_store_that_works_again_is_pushed_to_at_once_and_a_template_source_is_
     let on = Pushing::new("pushback").await;
     let good = lockstep_e2e::vault::ROOT;
     on.0.apply_secret("vault-token", &[("token", "wrong")]).await;
+    on.0.store_is("vault", "False", "InvalidProviderConfig", "code 403").await;
     on.0.apply_secret("text", &[("conf", r#"{"dsn": "{{ .user }}"}"#)]).await;
     let template = json!({"templateFrom": [{"secret": {"name": "text", "items": [{"key": "conf"}]}}]});
     on.push("push", json!({"template": template, "data": [on.entry(Some("conf"), "conf", None)]})).await;
@@ -214,7 +218,11 @@ async fn keys_of_one_value_stay_together_though_some_could_not_be_pushed_at_firs
         body: r#"{"errors":["permission denied"]}"#.into(),
     };
     let second = on.key("second");
-    faults.add(1, failing, move |parts, _| parts.method == "POST" && parts.uri.path().contains(&second));
+    let denied = Arc::new(AtomicBool::new(true));
+    let still = denied.clone();
+    faults.add(usize::MAX, failing, move |parts, _| {
+        still.load(Ordering::SeqCst) && parts.method == "POST" && parts.uri.path().contains(&second)
+    });
     let selector = json!({"generatorRef": from("Password", "pair")["sourceRef"]["generatorRef"]});
     // The first pushes a into both places, the second b: whatever fails in between, they are of one call.
     let entry = |key: &str, remote: &str| on.entry(Some(key), remote, Some(key));
@@ -223,6 +231,7 @@ async fn keys_of_one_value_stay_together_though_some_could_not_be_pushed_at_firs
     on.failed("pair", "code 403").await;
     let first = on.remote("first").await["a"].clone();
     assert!(first.is_string());
+    denied.store(false, Ordering::SeqCst);
     eventually("the second follows", async || on.remote("second").await["a"].is_string().then_some(())).await;
     assert_eq!(on.remote("second").await["a"], first);
     on.synced("pair").await;

@@ -142,9 +142,9 @@ async fn a_store_that_says_so_tries_again() {
     credentials(&case, "CANARY-token", json!({"external-secrets.io/type": "webhook"})).await;
     case.apply_store("hook", spec(&api.url, json!({}))).await;
     let before = std::cell::Cell::new(0);
-    case.rides_two_failures_out("hook", json!([entry("user", "app", "user")]), &api.faults, || {
+    case.rides_two_failures_out("hook", json!([entry("user", "app", "user")]), || {
         before.set(api.asked().len());
-        api.faults.add(2, Fault::Answer { status: 503, retry_after: None, body: "{}".into() }, |_, _| true);
+        api.faults.add(2, Fault::Answer { status: 503, retry_after: None, body: "{}".into() }, |_, _| true)
     })
     .await;
     assert_eq!(api.asked().len(), before.get() + 1, "what failed never came here");
