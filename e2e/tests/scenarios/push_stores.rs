@@ -210,7 +210,8 @@ async fn a_store_that_works_again_is_pushed_to_at_once_and_a_template_source_is_
 async fn keys_of_one_value_stay_together_though_some_could_not_be_pushed_at_first() {
     let on = Pushing::new("pushpair").await;
     let (url, faults, _) = on.0.watched_vault();
-    on.0.vault_store_at(&url).await;
+    let auth = json!({"tokenSecretRef": {"name": "vault-token", "key": "token"}});
+    on.0.apply_store("watched", on.0.vault_at(&url, auth)).await;
     generator(&on.0, "Password", "pair", json!({"length": 24, "secretKeys": ["a", "b"]})).await;
     let failing = lockstep_e2e::faults::Fault::Answer {
         status: 403,
@@ -227,7 +228,9 @@ async fn keys_of_one_value_stay_together_though_some_could_not_be_pushed_at_firs
     // The first pushes a into both places, the second b: whatever fails in between, they are of one call.
     let entry = |key: &str, remote: &str| on.entry(Some(key), remote, Some(key));
     let data = json!([entry("a", "first"), entry("a", "second"), entry("b", "third")]);
-    on.push("pair", json!({"updatePolicy": "IfNotExists", "selector": selector, "refreshInterval": "2s", "data": data})).await;
+    let stores = json!([{"name": "watched"}]);
+    let spec = json!({"updatePolicy": "IfNotExists", "selector": selector, "refreshInterval": "2s", "secretStoreRefs": stores, "data": data});
+    on.push("pair", spec).await;
     on.failed("pair", "code 403").await;
     let first = on.remote("first").await["a"].clone();
     assert!(first.is_string());
