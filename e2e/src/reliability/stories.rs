@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use futures::FutureExt;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
+use lockstep_crds::generator::state::SECRET_TYPE;
 use lockstep_crds::{GeneratorState, PushSecret};
 use serde_json::{Value, json};
 
@@ -335,6 +336,11 @@ async fn leased(world: &World) {
     let states: kube::Api<GeneratorState> = kube::Api::namespaced(world.case.client.clone(), &world.case.name);
     let count = async || states.list(&Default::default()).await.unwrap().items.len();
     eventually("and what is kept of one", async || (count().await == 1).then_some(())).await;
+    // The API server's garbage collector takes the other's values, in its own time.
+    let of_leases = format!("type={SECRET_TYPE}");
+    let kept = kube::api::ListParams::default().fields(&of_leases);
+    let values = async || world.case.secrets().list(&kept).await.unwrap().items.len();
+    eventually("and the values of one", async || (values().await == 1).then_some(())).await;
 }
 
 async fn cluster_store(world: &World) {

@@ -39,6 +39,8 @@ pub struct Memo {
     pub deleted_by_policy: bool,
     /// Failures in a row.
     pub failures: u32,
+    /// Reports in a row that could not be written.
+    pub untold: u32,
     /// Rule of the next try after a failure.
     pub retry: Option<Retry>,
     /// Category of the last failure; empty after a success.

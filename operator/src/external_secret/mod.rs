@@ -400,15 +400,18 @@ async fn tell(
                 let untold = Memo {
                     sync_calls: memo.sync_calls,
                     sync_errors: memo.sync_errors,
-                    failures: before.failures.saturating_add(1),
+                    failures: memo.failures,
+                    untold: before.untold.saturating_add(1),
                     ready: None,
                     ..before.clone()
                 };
+                let wait = status::tell_again(untold.untold, memo.retry, requeue.as_ref());
                 ctx.state.remember(key, object, untold);
-                return Some(next((ctx.clock)(), Requeue::After(Duration::from_secs(1 << before.failures.min(8)))));
+                return Some(next((ctx.clock)(), Requeue::After(wait)));
             }
         }
     }
+    memo.untold = 0;
     if let Some((reason, note)) = event {
         ctx.events.publish(ctx.events.about(object), reason, note);
     }

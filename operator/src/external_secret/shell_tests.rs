@@ -147,6 +147,31 @@ async fn a_status_that_could_not_be_written_is_told_by_the_next_run_without_anot
     run.await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_failed_before_a_run_that_got_through_does_not_delay_its_report() {
+    let (ctx, mut api, key) = context(app("v"), json!({}));
+    let (object, _) = ctx.state.object(&key).unwrap();
+    ctx.state.remember(&key, &object, Memo { failures: 6, ..Memo::default() });
+    let run = start(&ctx, &key);
+    let (_, _, mut there) = answer(&mut api, 201, meta("5")).await;
+    there["metadata"]["uid"] = json!("s");
+    there["metadata"]["resourceVersion"] = json!("5");
+    answer(&mut api, 500, refusal(500, "InternalError")).await;
+    assert_eq!(run.await.unwrap(), Some(Duration::from_secs(1)));
+    assert_eq!(ctx.state.object(&key).unwrap().1.map(|memo| memo.failures), Some(0));
+    for seconds in [2, 4] {
+        let run = start(&ctx, &key);
+        answer(&mut api, 200, there.clone()).await;
+        assert_eq!(answer(&mut api, 500, refusal(500, "InternalError")).await.0, "PATCH");
+        assert_eq!(run.await.unwrap(), Some(Duration::from_secs(seconds)));
+    }
+    let run = start(&ctx, &key);
+    answer(&mut api, 200, there).await;
+    answer(&mut api, 200, meta("6")).await;
+    run.await.unwrap();
+    assert_eq!(ctx.state.object(&key).unwrap().1.map(|memo| memo.untold), Some(0));
+}
+
 #[tokio::test]
 async fn the_deletion_policy_deletes_only_the_very_secret_that_was_written() {
     let (ctx, mut api, key) = context(app("v"), json!({"target": {"deletionPolicy": "Delete"}}));

@@ -270,6 +270,16 @@ fn after(retry: Retry, object: &ExternalSecret, settings: Option<&Settings>, mem
     }
 }
 
+/// When what could not be told is told, after `untold` reports in a row that could not be: 1 s, doubling to 4 min, and not before
+/// the back-off of a run that failed. What failed before a run that got through does not count.
+pub fn tell_again(untold: u32, retry: Option<Retry>, requeue: Option<&Requeue>) -> Duration {
+    let wait = Duration::from_secs(1 << untold.saturating_sub(1).min(8));
+    match (retry, requeue) {
+        (Some(Retry::Backoff), Some(Requeue::After(own))) => wait.max(*own),
+        _ => wait,
+    }
+}
+
 /// Up to a quarter, another one for each object: those that failed together do not return together.
 fn share(object: &ExternalSecret, memo: &Memo) -> f64 {
     let identity = object.metadata.uid.as_deref().unwrap_or_default();
@@ -484,6 +494,25 @@ mod tests {
         let r = tell(&ok.memo, failed(throttled), at(1));
         assert_eq!((r.patch, r.memo.ready), (None, Some(true)));
         assert!(matches!(r.requeue, Some(Requeue::Turn(_))) && wait_of(r.requeue) == 3.0, "in turn, when the rest is over");
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_told_soon_and_no_sooner_than_a_failed_run_is_tried_again() {
+        let seconds = Duration::from_secs;
+        let later = Requeue::After(seconds(64));
+        for (untold, retry, requeue, wait) in [
+            (1, None, None, 1),
+            (2, None, None, 2),
+            (5, None, Some(&later), 16),
+            (100, None, None, 256),
+            (1, Some(Retry::Backoff), Some(&later), 64),
+            (9, Some(Retry::Backoff), Some(&later), 256),
+            // A store that rests is not asked.
+            (1, Some(Retry::After(seconds(64))), Some(&later), 1),
+            (1, Some(Retry::AtInterval), None, 1),
+        ] {
+            assert_eq!(tell_again(untold, retry, requeue), seconds(wait), "{untold} {retry:?}");
+        }
     }
 
     #[test]

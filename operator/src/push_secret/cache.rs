@@ -36,6 +36,8 @@ pub struct Memo {
     pub since: Option<Timestamp>,
     /// Failures in a row.
     pub failures: u32,
+    /// Reports in a row that could not be written.
+    pub untold: u32,
     /// Rule of the next try after a failure.
     pub retry: Option<Retry>,
     /// Whether this process has looked at it.

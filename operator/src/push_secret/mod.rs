@@ -24,7 +24,7 @@ use crate::audit::{self, Action};
 use crate::context::Context;
 use crate::controller::Active;
 use crate::external_secret::plan::StoreVerdict;
-use crate::external_secret::status::{Failure, Requeue, Retry, until};
+use crate::external_secret::status::{Failure, Requeue, Retry, tell_again, until};
 use crate::external_secret::target::FIELD_MANAGER;
 use crate::external_secret::template;
 use crate::external_secret::{kube_error, next};
@@ -489,7 +489,7 @@ async fn tell(
     // What was foreseen is told already.
     let told = ctx.push_secrets.get(key).map_or_else(|| memo.clone(), |(_, memo)| memo);
     let report = status::report(object, &told, outcome, pushed, settings, now, ctx.options.heartbeat);
-    let Report { patch, event, memo: after, requeue, label } = report;
+    let Report { patch, event, memo: mut after, requeue, label } = report;
     ctx.metrics.reconciled("PushSecret", label.0, label.1, started.elapsed());
     if label.0 == "error" {
         tracing::warn!(push = %key, category = label.1, message = after.message.as_deref().unwrap_or_default(), "push failed");
@@ -507,8 +507,8 @@ async fn tell(
             Err(kube::Error::Api(status)) if status.code == 404 => return None,
             Err(error) => {
                 tracing::warn!(push = %key, error = %kube_error(&error), "status could not be written; trying again");
-                let untold = Memo { failures: told.failures.saturating_add(1), ready: None, ..told };
-                let wait = Duration::from_secs(1 << untold.failures.min(8));
+                let untold = Memo { failures: after.failures, untold: told.untold.saturating_add(1), ready: None, ..told };
+                let wait = tell_again(untold.untold, after.retry, requeue.as_ref());
                 ctx.push_secrets.remember(key, uid, untold);
                 return Some(Next::at(Instant::now() + wait));
             }
@@ -517,6 +517,7 @@ async fn tell(
     if let Some((reason, note)) = event {
         ctx.events.publish(ctx.events.about(object), reason, note);
     }
+    after.untold = 0;
     let leased = after.ready == Some(true) && object.spec.selector.generator_ref.is_some();
     ctx.push_secrets.remember(key, uid, after);
     if let Some(uid) = uid.filter(|_| leased) {
